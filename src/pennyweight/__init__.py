@@ -1,0 +1,80 @@
+"""pennyweight: neural networks that are cheap to train and to run, with an honest measure of what was gained.
+
+The public names, sorted. They load on first use (PEP 562), so that the command line answers `--help` without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pennyweight.artifact import Artifact, export, load
+    from pennyweight.bench.model import benchmark
+    from pennyweight.data import Augment, ImageDataset, load_dataset
+    from pennyweight.errors import PennyweightError
+    from pennyweight.methods import BNN, Applied, GhostBatchNorm, Method, RoundToNearest, apply_
+    from pennyweight.models import create_model, list_models
+    from pennyweight.numerics import parse_format
+    from pennyweight.recipes.run import run
+    from pennyweight.train import Regime, evaluate, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BNN": "pennyweight.methods",
+    "Applied": "pennyweight.methods",
+    "Artifact": "pennyweight.artifact",
+    "Augment": "pennyweight.data",
+    "GhostBatchNorm": "pennyweight.methods",
+    "ImageDataset": "pennyweight.data",
+    "Method": "pennyweight.methods",
+    "PennyweightError": "pennyweight.errors",
+    "Regime": "pennyweight.train",
+    "RoundToNearest": "pennyweight.methods",
+    "apply_": "pennyweight.methods",
+    "benchmark": "pennyweight.bench.model",
+    "create_model": "pennyweight.models",
+    "evaluate": "pennyweight.train",
+    "export": "pennyweight.artifact",
+    "list_models": "pennyweight.models",
+    "load": "pennyweight.artifact",
+    "load_dataset": "pennyweight.data",
+    "parse_format": "pennyweight.numerics",
+    "run": "pennyweight.recipes.run",
+    "train": "pennyweight.train",
+}
+
+__all__ = [
+    "BNN",
+    "Applied",
+    "Artifact",
+    "Augment",
+    "GhostBatchNorm",
+    "ImageDataset",
+    "Method",
+    "PennyweightError",
+    "Regime",
+    "RoundToNearest",
+    "apply_",
+    "benchmark",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "load",
+    "load_dataset",
+    "parse_format",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pennyweight' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

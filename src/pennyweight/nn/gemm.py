@@ -1,0 +1,183 @@
+"""`GemmLinear` and `GemmConv`: torch's layers with slots, the one place where seventeen systems meet.
+
+Linear and convolution are both a matrix product. Methods do not bring layer classes of their own; they fill the slots
+of these (see `nn.slots.chain`). With no slot filled a layer computes exactly what torch's does.
+"""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pennyweight.errors import MethodError
+from pennyweight.nn.slots.chain import GemmSlots, Product
+
+
+class _Gemm:
+    """What the four layers share: conversion from torch's layer, and the flow through the slots."""
+
+    slots: GemmSlots
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Self:
+        """The same layer with empty slots; parameters, buffers, hooks and mode are shared with the original."""
+        layer = cls.__new__(cls)
+        for key, value in module.__dict__.items():
+            layer.__dict__[key] = value.copy() if isinstance(value, dict) else value
+        layer.slots = GemmSlots()
+        layer.slots.train(module.training)  # type: ignore[attr-defined]
+        return layer
+
+    def _through_slots(self, multiply: Product, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """product(codes of x, codes of weight) * scales + bias.
+
+        The scales are applied after the product, so integer codes meet integer codes as they do in an integer
+        engine: in float32 the sums are exact below 2^24, and a packed artifact reproduces them bit for bit.
+        """
+        x_codes, x_scale = self.slots.input.codes(x)
+        w_codes, w_scale = self.slots.weight.codes(self.weight)
+        if w_scale is not None and w_scale.numel() > 1:
+            w_scale = w_scale.reshape(channel_shape)
+        scales = [scale for scale in (x_scale, w_scale) if scale is not None]
+        scale = scales[0] * scales[1] if len(scales) == 2 else scales[0] if scales else None
+        y = self.slots.product(multiply, self._pad(x_codes), w_codes, scale)
+        if self.bias is not None:
+            y = y + self.bias.reshape(channel_shape)
+        return y
+
+    def _pad(self, x: Tensor) -> Tensor:
+        return x
+
+    def project_(self) -> None:
+        """Let the weight slot's contents project the latent weights (for example clip them)."""
+        for content in self.slots.weight.values():
+            content.project_(self.weight)
+
+
+def _linear_grad_weight(g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return g.flatten(0, -2).t() @ x.flatten(0, -2) if g.dim() > 1 else torch.outer(g, x)
+
+
+LINEAR_PRODUCT = Product(
+    forward=F.linear,
+    grad_input=lambda g, x, weight: g @ weight,
+    grad_weight=_linear_grad_weight,
+)
+
+
+class GemmLinear(_Gemm, nn.Linear):
+    """`torch.nn.Linear` with slots; same state-dict keys, shapes and initialisation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slots = GemmSlots()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        if not self.slots.filled:
+            return F.linear(input, self.weight, self.bias)
+        return self._through_slots(LINEAR_PRODUCT, input, (-1,))
+
+
+class _GemmConv(_Gemm):
+    """Convolution of any number of spatial dimensions as one product."""
+
+    stride: tuple[int, ...]
+    padding: Any
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, in_channels, *spatial) -> (batch, out_channels, *spatial), as torch's layer."""
+        if not self.slots.filled:
+            return super().forward(input)  # type: ignore[misc]  # torch's layer is next in the order of resolution
+        dims = self.weight.dim() - 2
+        if input.dim() == dims + 1:  # torch's layers also take one sample without a batch
+            return self.forward(input[None])[0]
+        return self._through_slots(self._product(dims), input, (1, -1) + (1,) * dims)
+
+    @property
+    def _pads_itself(self) -> bool:
+        return isinstance(self.padding, str) or self.padding_mode != "zeros"
+
+    def _pad(self, x: Tensor) -> Tensor:
+        # After quantization, so that a padded zero is the value zero on every format's grid.
+        if not self._pads_itself:
+            return x
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+
+    def _product(self, dims: int) -> Product:
+        stride, dilation, groups = list(self.stride), list(self.dilation), self.groups
+        padding = [0] * dims if self._pads_itself else list(self.padding)
+
+        def forward(x: Tensor, weight: Tensor) -> Tensor:
+            return torch.convolution(x, weight, None, stride, padding, dilation, False, [0] * dims, groups)
+
+        def backward(g: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> Any:
+            return torch.ops.aten.convolution_backward(
+                g, x, weight, None, stride, padding, dilation, False, [0] * dims, groups, mask
+            )
+
+        return Product(
+            forward=forward,
+            grad_input=lambda g, x, weight: backward(g, x, weight, [True, False, False])[0],
+            grad_weight=lambda g, x, weight: backward(g, x, weight, [False, True, False])[1],
+        )
+
+
+class GemmConv1d(_GemmConv, nn.Conv1d):
+    """`torch.nn.Conv1d` with slots; same state-dict keys, shapes and initialisation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slots = GemmSlots()
+
+
+class GemmConv2d(_GemmConv, nn.Conv2d):
+    """`torch.nn.Conv2d` with slots; same state-dict keys, shapes and initialisation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slots = GemmSlots()
+
+
+class GemmConv3d(_GemmConv, nn.Conv3d):
+    """`torch.nn.Conv3d` with slots; same state-dict keys, shapes and initialisation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slots = GemmSlots()
+
+
+GemmModule = GemmLinear | GemmConv1d | GemmConv2d | GemmConv3d
+
+_GEMM_OF: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: GemmLinear,
+    nn.Conv1d: GemmConv1d,
+    nn.Conv2d: GemmConv2d,
+    nn.Conv3d: GemmConv3d,
+}
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def as_gemm(module: nn.Module) -> GemmModule:
+    """The module itself when it has slots already, else its twin with empty ones, sharing the parameters.
+
+    Raises:
+        MethodError: the module is a subclass of torch's layer with behaviour of its own, which a swap would lose.
+    """
+    if isinstance(module, GemmLinear | GemmConv1d | GemmConv2d | GemmConv3d):
+        return module
+    kind = _GEMM_OF.get(type(module))
+    if kind is None:
+        raise MethodError(
+            f"cannot give slots to {type(module).__module__}.{type(module).__qualname__}: only torch's own Linear and "
+            f"Conv1d/2d/3d are replaced, a subclass would lose what it adds; exclude it by name"
+        )
+    return kind.from_module(module)  # type: ignore[attr-defined,no-any-return]

@@ -1,0 +1,193 @@
+"""What a slot is: contents, the short ordered chain of a slot, and the six slots of a matrix product.
+
+Here lives only the mechanism. The contents themselves (binary, integer, ...) are files of their own beside this one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pennyweight.errors import MethodError
+
+Stage = Literal["mask", "quantize", "pack"]
+STAGES: tuple[Stage, ...] = ("mask", "quantize", "pack")
+CHAINED_SLOTS = ("weight", "input", "grad_output_input", "grad_output_update")
+EXCLUSIVE_SLOTS = ("accumulator", "backend")
+
+Codes = tuple[Tensor, Tensor | None]
+"""Values and the scale that multiplies them; a scale of None means one."""
+
+
+class SlotContent(nn.Module):
+    """One transformation inside a slot: a mask, a quantizer, a packing.
+
+    A float checkpoint, which holds no slot at all, loads into a model with filled slots: the contents then keep the
+    values they have. A checkpoint that holds slots must hold every one.
+    """
+
+    stage: ClassVar[Stage]
+
+    def codes(self, x: Tensor) -> Codes:
+        """Values in the slot's own units and their scale; contents without a scale return (values, None)."""
+        return self(x), None
+
+    def project_(self, parameter: nn.Parameter) -> None:
+        """Project the latent parameter back after an optimiser step; most contents have nothing to project."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if any(key.startswith("slots.") or ".slots." in key for key in state_dict):
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SlotChain(nn.ModuleDict):
+    """The contents of one slot in the fixed order mask, quantize, pack; at most one content a stage."""
+
+    def fill(self, content: SlotContent, where: str) -> None:
+        """Put a content into its stage.
+
+        Raises:
+            MethodError: the stage is taken.
+        """
+        if content.stage in self:
+            raise MethodError(
+                f"{where} already holds {type(self[content.stage]).__name__} at stage {content.stage!r}; "
+                f"{type(content).__name__} cannot join it: exclude this layer from one of the two methods"
+            )
+        self[content.stage] = content
+        for stage in STAGES:  # ModuleDict keeps insertion order; the order of work is fixed instead
+            if stage in self:
+                self[stage] = self.pop(stage)
+
+    def codes(self, x: Tensor) -> Codes:
+        """Run the chain; only the last content's scale is left unmultiplied."""
+        scale: Tensor | None = None
+        for content in self.values():
+            assert isinstance(content, SlotContent)
+            x, scale = content.codes(x if scale is None else x * scale)
+        return x, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the chain and multiply the scale in."""
+        values, scale = self.codes(x)
+        return values if scale is None else values * scale
+
+
+class GemmSlots(nn.Module):
+    """The six slots of one matrix product y = x W^T and its two backward products.
+
+    - `weight`, `input`: operands of the forward product;
+    - `grad_output_input`: the neural gradient as it enters dX = g W;
+    - `grad_output_update`: the neural gradient as it enters dW = g^T X;
+    - `accumulator`: replaces the arithmetic of the forward product (simulation);
+    - `backend`: replaces its execution (a kernel).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in CHAINED_SLOTS:
+            setattr(self, name, SlotChain())
+        self.accumulator: nn.Module | None = None
+        self.backend: nn.Module | None = None
+
+    def fill(self, slot: str, content: nn.Module) -> None:
+        """Fill one slot.
+
+        Args:
+            slot: name of the slot.
+            content: a `SlotContent` for the chained slots; for `accumulator` and `backend` a module called as
+                `content(product, x, weight)`.
+
+        Raises:
+            MethodError: the slot, or the stage within it, is taken; accumulator and backend exclude each other.
+        """
+        if slot in CHAINED_SLOTS:
+            assert isinstance(content, SlotContent)
+            chain = getattr(self, slot)
+            chain.fill(content, f"slot {slot!r}")
+            return
+        assert slot in EXCLUSIVE_SLOTS, slot
+        for other in EXCLUSIVE_SLOTS:
+            if getattr(self, other) is not None:
+                raise MethodError(
+                    f"slot {other!r} already holds {type(getattr(self, other)).__name__}; "
+                    f"{type(content).__name__} cannot fill slot {slot!r} beside it: exclude this layer from one of the two"
+                )
+        setattr(self, slot, content)
+
+    @property
+    def filled(self) -> dict[str, tuple[str, ...]]:
+        """Names of the contents by slot, filled slots only."""
+        found = {name: tuple(type(c).__name__ for c in getattr(self, name).values()) for name in CHAINED_SLOTS}
+        for name in EXCLUSIVE_SLOTS:
+            content = getattr(self, name)
+            found[name] = () if content is None else (type(content).__name__,)
+        return {name: contents for name, contents in found.items() if contents}
+
+    def product(self, multiply: "Product", x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """product(x, weight) * scale, with the backward products' slots attached to it."""
+        override = self.accumulator if self.accumulator is not None else self.backend
+        if override is None and not self.grad_output_input and not self.grad_output_update:
+            y = multiply(x, weight)
+            return y if scale is None else y * scale
+        result: Tensor = _SlottedProduct.apply(x, weight, scale, multiply, override, self)
+        return result
+
+
+class Product:
+    """A bilinear product y = product(x, weight) with its two gradients; `linear` and `conv` are the two kinds."""
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor, Tensor], Tensor],
+        grad_input: Callable[[Tensor, Tensor, Tensor], Tensor],
+        grad_weight: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        self._forward = forward
+        self.grad_input = grad_input
+        self.grad_weight = grad_weight
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The forward product."""
+        return self._forward(x, weight)
+
+
+class _SlottedProduct(torch.autograd.Function):
+    """A product whose two backward products see their own version of the neural gradient.
+
+    This is where gradient bifurcation (arXiv 1805.11046, section 4) and every other treatment of neural gradients
+    plug in: `grad_output_input` shapes the gradient that travels on, `grad_output_update` the one that moves weights.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor | None,
+        multiply: Product,
+        override: nn.Module | None,
+        slots: GemmSlots,
+    ) -> Tensor:
+        y = multiply(x, weight) if override is None else override(multiply, x, weight)
+        keep = y if scale is not None and scale.requires_grad else None
+        ctx.save_for_backward(x, weight, scale, keep)
+        ctx.multiply, ctx.slots = multiply, slots
+        result: Tensor = y if scale is None else y * scale
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale, unscaled = ctx.saved_tensors
+        (g,) = grad_outputs
+        grad_x = grad_weight = grad_scale = None
+        if ctx.needs_input_grad[0]:
+            shaped = ctx.slots.grad_output_input(g)
+            grad_x = ctx.multiply.grad_input(shaped if scale is None else shaped * scale, x, weight)
+        if ctx.needs_input_grad[1]:
+            shaped = ctx.slots.grad_output_update(g)
+            grad_weight = ctx.multiply.grad_weight(shaped if scale is None else shaped * scale, x, weight)
+        if ctx.needs_input_grad[2]:
+            grad_scale = (g * unscaled).sum_to_size(scale.shape)
+        return grad_x, grad_weight, grad_scale, None, None, None
