@@ -1,0 +1,184 @@
+"""The central abstraction: a method is a frozen dataclass with one function; `apply_` is the one door to all of them."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pennyweight.errors import MethodError
+from pennyweight.nn.surgery import match
+
+Batches = Iterable[Tensor | tuple[Tensor, ...]]
+"""Calibration data: batches of model inputs, alone or first in a tuple; labels are never looked at."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from.
+
+    Args:
+        arxiv: identifier such as "1602.02830".
+        title: the paper's title.
+        year: of the first version.
+    """
+
+    arxiv: str
+    title: str
+    year: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `pennyweight list`, the docs and the contracts show of a method."""
+
+    paper: Paper
+    touches: frozenset[str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What one application did.
+
+    Args:
+        method: the method, with all its settings.
+        changed: names of the modules it changed.
+        skipped: names of matching modules it left alone, with the reason.
+        metrics: what it measured on the way.
+        seconds: wall-clock time.
+        claims: the exclusive slots it holds now, by module name.
+    """
+
+    method: "Method"
+    changed: tuple[str, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float | str] = field(default_factory=dict)
+    seconds: float = 0.0
+    claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest or a report; timings are left out, so that equal runs give equal manifests."""
+        return {
+            "method": self.method.to_dict(),
+            "changed": list(self.changed),
+            "skipped": dict(self.skipped),
+            "metrics": dict(self.metrics),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods: settings are fields, the work is `_apply`, users call `pennyweight.apply_`.
+
+    Args:
+        include: shell globs on module names; "@first" and "@last" name the first and last weighted layer.
+        exclude: the same, taken away.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    targets: ClassVar[tuple[type[nn.Module], ...]]
+    touches: ClassVar[frozenset[str]]
+    paper: ClassVar[Paper]
+
+    @classmethod
+    def card(cls) -> Card:
+        """The method's card: paper, slots, and the class docstring."""
+        return Card(paper=cls.paper, touches=cls.touches, text=cls.__doc__ or "")
+
+    def needs_data(self) -> bool:
+        """Whether `apply_` must be given calibration data."""
+        return False
+
+    def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
+        """The exclusive slots this method will hold, by module name; read before anything is changed."""
+        return dict.fromkeys(match(model, self.include, self.exclude, self.targets), self.touches)
+
+    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+        """Change the model in place and say what was changed."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is applied")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings as plain values; `pennyweight.methods.from_dict` turns them back."""
+        settings = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"name": type(self).__name__, **settings}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def applications(model: nn.Module) -> tuple[Applied, ...]:
+    """What was applied to the model so far, in order."""
+    recorded: tuple[Applied, ...] = model.__dict__.get("_pennyweight_applied", ())
+    return recorded
+
+
+def apply_(
+    model: nn.Module, method: Method | Sequence[Method], *, data: Batches | None = None
+) -> Applied | list[Applied]:
+    """Apply one method, or several in order, to a model in place.
+
+    All claims are checked before the first change: two methods that want the same exclusive slot of the same module,
+    in this call or an earlier one, are refused while the model is still whole.
+
+    Args:
+        method: a method or a sequence of them.
+        data: calibration batches, for methods that need them.
+
+    Returns:
+        What was done: one record, or a list of them for a sequence.
+
+    Raises:
+        MethodError: nothing matches, data is missing, or two methods collide.
+
+    Example:
+        >>> import pennyweight as pw
+        >>> applied = pw.apply_(pw.create_model("mlp"), pw.BNN())
+        >>> len(applied.changed) > 0
+        True
+    """
+    methods = [method] if isinstance(method, Method) else list(method)
+    held: dict[tuple[str, str], str] = {}
+    for record in applications(model):
+        _claim(held, record.claims, type(record.method).__name__)
+    planned = []
+    for one in methods:
+        if one.needs_data() and data is None:
+            raise MethodError(
+                f"{type(one).__name__} needs calibration data: apply_(model, {type(one).__name__}(...), data=batches), "
+                f"batches being model inputs; labels are not used"
+            )
+        planned.append(one.claims(model))
+        _claim(held, planned[-1], type(one).__name__)
+    if data is not None and len(methods) > 1 and not isinstance(data, Sequence):
+        data = list(data)  # a generator would be spent after the first method
+    records = []
+    for one, claims in zip(methods, planned, strict=True):
+        started = time.perf_counter()
+        applied = one._apply(model, data)
+        applied = dataclasses.replace(applied, seconds=time.perf_counter() - started, claims=claims)
+        model.__dict__["_pennyweight_applied"] = (*applications(model), applied)
+        records.append(applied)
+    return records[0] if isinstance(method, Method) else records
+
+
+def _claim(held: dict[tuple[str, str], str], claims: Mapping[str, frozenset[str]], name: str) -> None:
+    """Add claims to the table of held slots, refusing a slot that is held already."""
+    for fqn, slots in claims.items():
+        for slot in sorted(slots):
+            if (fqn, slot) in held:
+                raise MethodError(
+                    f"{name} and {held[fqn, slot]} both want {slot!r} of module {fqn!r}: "
+                    f"pass exclude=({fqn!r},) to one of them, or start from a fresh model"
+                )
+    for fqn, slots in claims.items():
+        held.update(((fqn, slot), name) for slot in slots)

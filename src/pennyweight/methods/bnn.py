@@ -1,0 +1,147 @@
+"""`BNN`: binary weights and activations."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pennyweight.errors import MethodError
+from pennyweight.methods.base import Applied, Batches, Method, Paper
+from pennyweight.nn.folding import trace
+from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
+from pennyweight.nn.shift_batchnorm import SHIFT_OF
+from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
+from pennyweight.nn.slots.integer import RunningInput
+from pennyweight.nn.surgery import match, swap_modules_
+from pennyweight.numerics.formats import IntFormat
+from pennyweight.numerics.random import Key
+
+# Activations whose output has one sign, or a shape a sign makes pointless: the binarization takes their place.
+_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
+_FUNCTIONAL_RECTIFIERS = (F.relu, torch.relu, F.relu6, F.gelu, F.silu, F.leaky_relu, F.hardswish, torch.sigmoid)
+_RECTIFIER_METHODS = ("relu", "relu_", "sigmoid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BNN(Method):
+    """Binarize weights and activations to +1 and -1, with latent float weights for training.
+
+    What: each matched Linear and convolution multiplies sign(W) by sign(x). Gradients pass the weight's sign unchanged
+    and the activation's where |x| <= 1; latent weights are clipped to [-1, 1] after each step. Activation modules
+    between layers become hard tanh, because the sign of a rectified value is always +1. The net's first layer sees
+    8-bit integers instead of signs. Latent weights start with the spread of U(-1, 1) and keep their signs.
+
+    When to use: nets with batch norm before each activation, when 1-bit storage and popcount arithmetic are the aim.
+    Train from scratch; a net trained in float loses its accuracy until it is trained again.
+
+    Claim: nearly state of the art on MNIST, CIFAR-10 and SVHN (arXiv 1602.02830).
+
+    Caveats: without batch norm it hardly trains. Narrow nets lose most. Convolutions train binary; the packed runtime
+    executes chains of linear layers and runs others unpacked, saying so.
+
+    Source: arXiv 1602.02830, algorithm 1; learning-rate scaling from its code.
+
+    Args:
+        stochastic_activations: draw activations' signs while training instead of taking them.
+        first_input: what the net's first weighted layer receives: "int8" or "binary".
+        batch_norm: "keep" the net's, or "shift" to replace it by shift-based batch norm.
+        glorot_scaling: multiply each latent weight's learning rate by sqrt((fan_in + fan_out) / 1.5).
+        clip: clip latent weights to [-1, 1] after each step.
+        seed: root of the stochastic draws.
+    """
+
+    stochastic_activations: bool = False
+    first_input: Literal["int8", "binary"] = "int8"
+    batch_norm: Literal["keep", "shift"] = "keep"
+    glorot_scaling: bool = True
+    clip: bool = True
+    seed: int = 0
+
+    targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
+    touches: ClassVar[frozenset[str]] = frozenset({"gemm.weight.quantize", "gemm.input.quantize"})
+    paper: ClassVar[Paper] = Paper("1602.02830", "Binarized Neural Networks", 2016)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.first_input not in ("int8", "binary"):
+            raise MethodError(f"first_input={self.first_input!r}: valid are 'int8' and 'binary'")
+        if self.batch_norm not in ("keep", "shift"):
+            raise MethodError(f"batch_norm={self.batch_norm!r}: valid are 'keep' and 'shift'")
+
+    def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
+        """The layers' operand slots, and the batch norms where they are replaced."""
+        claims = super().claims(model)
+        norms = self._norms(model) if self.batch_norm == "shift" else {}
+        return claims | dict.fromkeys(norms, frozenset({"norm"}))
+
+    def _norms(self, model: nn.Module) -> dict[str, nn.Module]:
+        return {fqn: module for fqn, module in model.named_modules() if type(module) in SHIFT_OF}
+
+    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+        _refuse_functional_rectifiers(model)
+        layers = match(model, self.include, self.exclude, self.targets)
+        for fqn, layer in layers.items():
+            assert isinstance(layer.weight, Tensor)
+            _require_finite_weight(fqn, layer.weight)
+        first = next(fqn for fqn, module in model.named_modules() if isinstance(module, WEIGHTED))
+        swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
+        for fqn, layer in swaps.items():
+            self._binarize(fqn, layer, is_first=fqn == first)
+        activations = {fqn: m for fqn, m in model.named_modules() if isinstance(m, _RECTIFIERS)}
+        swaps |= {fqn: nn.Hardtanh() for fqn in activations}
+        if self.batch_norm == "shift":
+            for fqn, norm in self._norms(model).items():
+                assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+                swaps[fqn] = SHIFT_OF[type(norm)].from_module(norm)
+        swap_modules_(model, swaps)
+        skipped = {
+            fqn: "left out by include/exclude"
+            for fqn, module in model.named_modules()
+            if isinstance(module, WEIGHTED) and fqn not in layers
+        }
+        return Applied(method=self, changed=tuple(swaps), skipped=skipped)
+
+    def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
+        assert isinstance(layer, GemmModule)
+        layer.slots.fill("weight", BinaryWeight(clip=self.clip))
+        if is_first and self.first_input == "int8":
+            layer.slots.fill("input", RunningInput(IntFormat(8)))
+        else:
+            key = Key(self.seed).fold("binary input", fqn) if self.stochastic_activations else None
+            layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key))
+        _spread_latent_(layer.weight)
+        if self.glorot_scaling:
+            fan_in = layer.weight[0].numel()
+            fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
+            layer.weight.lr_scale = math.sqrt((fan_in + fan_out) / 1.5)  # type: ignore[attr-defined]
+        layer.weight.no_weight_decay = True  # type: ignore[attr-defined]  # decay towards 0 only makes signs flip
+
+
+@torch.no_grad()
+def _spread_latent_(weight: nn.Parameter) -> None:
+    """Scale to the standard deviation of U(-1, 1) and clip, keeping every sign.
+
+    An initialisation of any spread thus starts as the paper's does, and a trained layer keeps the signs it learnt.
+    """
+    rms = weight.square().mean().sqrt()
+    if rms > 0:
+        weight.mul_(3**-0.5 / rms).clamp_(-1.0, 1.0)
+
+
+def _refuse_functional_rectifiers(model: nn.Module) -> None:
+    """A rectifier called as a function cannot be swapped, and the sign of its output would always be +1."""
+    try:
+        graph = trace(model)
+    except MethodError:
+        return  # models that cannot be traced are taken on trust; their modules are still swapped
+    for node in graph.nodes:
+        if (node.op == "call_function" and node.target in _FUNCTIONAL_RECTIFIERS) or (
+            node.op == "call_method" and node.target in _RECTIFIER_METHODS
+        ):
+            raise MethodError(
+                f"the model calls {getattr(node.target, '__name__', node.target)}() as a function (node {node.name!r}): "
+                f"the sign of its output is always +1; make it a module, such as self.act = torch.nn.ReLU()"
+            )
