@@ -4,7 +4,7 @@ Linear and convolution are both a matrix product. Methods do not bring layer cla
 of these (see `nn.slots.chain`). With no slot filled a layer computes exactly what torch's does.
 """
 
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
 from pennyweight.nn.slots.chain import GemmSlots, Product
+
+
+T = TypeVar("T", bound="_Gemm")
 
 
 class _Gemm:
@@ -22,7 +25,7 @@ class _Gemm:
     bias: nn.Parameter | None
 
     @classmethod
-    def from_module(cls, module: nn.Module) -> Self:
+    def from_module(cls: type[T], module: nn.Module) -> T:
         """The same layer with empty slots; parameters, buffers, hooks and mode are shared with the original."""
         layer = cls.__new__(cls)
         for key, value in module.__dict__.items():

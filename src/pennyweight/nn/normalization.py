@@ -3,7 +3,7 @@
 Shift-based batch norm has a file of its own, `shift_batchnorm`.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -86,9 +86,7 @@ def _normalise_groups(
     # Running buffers with momentum 1 hand out the statistics the call computes anyway.
     mean = x.new_zeros(groups * channels, dtype=torch.float32 if x.dtype != torch.float64 else x.dtype)
     var = torch.ones_like(mean)
-    y = F.batch_norm(
-        folded, mean if keep else None, var if keep else None, wide_weight, wide_bias, True, 1.0, eps
-    )
+    y = F.batch_norm(folded, mean if keep else None, var if keep else None, wide_weight, wide_bias, True, 1.0, eps)
     y = y.view(size, groups, channels, *spatial).transpose(0, 1).reshape(x.shape)
     return y, mean.view(groups, channels), var.view(groups, channels)
 
@@ -102,6 +100,9 @@ def _update_(running: Tensor, new: Tensor, momentum: float, statistics: GhostSta
     decay = torch.arange(groups - 1, -1, -1, device=new.device, dtype=new.dtype)
     weights = momentum * (1.0 - momentum) ** decay
     running.mul_((1.0 - momentum) ** groups).add_((weights[:, None] * new).sum(0).to(running.dtype))
+
+
+T = TypeVar("T", bound="_GhostBatchNorm")
 
 
 class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -121,8 +122,11 @@ class _GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @classmethod
     def from_module(
-        cls, norm: nn.modules.batchnorm._BatchNorm, ghost_batch_size: int, statistics: GhostStatistics
-    ) -> Self:
+        cls: type[T],
+        norm: nn.modules.batchnorm._BatchNorm,
+        ghost_batch_size: int,
+        statistics: GhostStatistics,
+    ) -> T:
         """The same layer, sharing parameters and buffers, normalising by ghost batches while training."""
         layer = cls.__new__(cls)
         for key, value in norm.__dict__.items():

@@ -1,6 +1,6 @@
 """Shift-based batch normalization: every multiplication by a statistic becomes a shift by a power of two."""
 
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class _ShiftNormalise(torch.autograd.Function):
         return grad_x, (ap2(normal) * g).sum(0), g.sum(0), None
 
 
+T = TypeVar("T", bound="_ShiftBatchNorm")
+
+
 class _ShiftBatchNorm(nn.modules.batchnorm._BatchNorm):
     """What the ranks share; a subclass of torch's layer with the same state-dict keys.
 
@@ -44,7 +47,7 @@ class _ShiftBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     @classmethod
-    def from_module(cls, norm: nn.modules.batchnorm._BatchNorm) -> Self:
+    def from_module(cls: type[T], norm: nn.modules.batchnorm._BatchNorm) -> T:
         """The same layer, sharing parameters and buffers, computing by shifts."""
         layer = cls.__new__(cls)
         for key, value in norm.__dict__.items():

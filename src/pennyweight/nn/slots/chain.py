@@ -23,11 +23,12 @@ Codes = tuple[Tensor, Tensor | None]
 class SlotContent(nn.Module):
     """One transformation inside a slot: a mask, a quantizer, a packing.
 
-    A float checkpoint, which holds no slot at all, loads into a model with filled slots: the contents then keep the
-    values they have. A checkpoint that holds slots must hold every one.
+    A float checkpoint, which holds no slot of a layer, loads into a layer with filled slots: the contents then keep
+    the values they have. A checkpoint that holds one of a layer's slots must hold them all.
     """
 
     stage: ClassVar[Stage]
+    _keeps_values = False  # while a float checkpoint loads; set by GemmSlots, which sees the whole layer
 
     def codes(self, x: Tensor) -> Codes:
         """Values in the slot's own units and their scale; contents without a scale return (values, None)."""
@@ -37,7 +38,7 @@ class SlotContent(nn.Module):
         """Project the latent parameter back after an optimiser step; most contents have nothing to project."""
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        if any(key.startswith("slots.") or ".slots." in key for key in state_dict):
+        if not self._keeps_values:
             super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -115,6 +116,13 @@ class GemmSlots(nn.Module):
                     f"{type(content).__name__} cannot fill slot {slot!r} beside it: exclude this layer from one of the two"
                 )
         setattr(self, slot, content)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        is_float = not any(key.startswith(prefix) for key in state_dict)
+        for content in self.modules():
+            if isinstance(content, SlotContent):
+                content._keeps_values = is_float
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def filled(self) -> dict[str, tuple[str, ...]]:
