@@ -16,12 +16,22 @@ from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.integer import RunningInput
 from pennyweight.nn.surgery import match, swap_modules_
+from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
 
 # Activations whose output has one sign, or a shape a sign makes pointless: the binarization takes their place.
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
-_FUNCTIONAL_RECTIFIERS = (F.relu, torch.relu, F.relu6, F.gelu, F.silu, F.leaky_relu, F.hardswish, torch.sigmoid)
+_FUNCTIONAL_RECTIFIERS = (
+    F.relu,
+    torch.relu,
+    F.relu6,
+    F.gelu,
+    F.silu,
+    F.leaky_relu,
+    F.hardswish,
+    torch.sigmoid,
+)
 _RECTIFIER_METHODS = ("relu", "relu_", "sigmoid")
 
 
@@ -85,7 +95,7 @@ class BNN(Method):
         layers = match(model, self.include, self.exclude, self.targets)
         for fqn, layer in layers.items():
             assert isinstance(layer.weight, Tensor)
-            _require_finite_weight(fqn, layer.weight)
+            require_finite(layer.weight, f"weight of layer {fqn!r}")
         first = next(fqn for fqn, module in model.named_modules() if isinstance(module, WEIGHTED))
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         for fqn, layer in swaps.items():

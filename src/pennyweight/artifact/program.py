@@ -1,0 +1,242 @@
+"""A traced model as plain data: a list of steps that names only modules and functions from a fixed table.
+
+What is not in the tables cannot be exported, and what is not in the tables cannot be run: loading an artifact executes
+no code it brings along. How modules and their tensors are written is the business of `artifact.modules`.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from pennyweight.errors import ArtifactError, did_you_mean
+from pennyweight.nn.folding import trace
+
+Step = dict[str, Any]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "truediv": operator.truediv,
+    "neg": operator.neg,
+    "getitem": operator.getitem,
+    "torch.add": torch.add,
+    "torch.cat": torch.cat,
+    "torch.flatten": torch.flatten,
+    "torch.matmul": torch.matmul,
+    "torch.mean": torch.mean,
+    "torch.relu": torch.relu,
+    "torch.sigmoid": torch.sigmoid,
+    "torch.tanh": torch.tanh,
+    "F.adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "F.avg_pool2d": F.avg_pool2d,
+    "F.gelu": F.gelu,
+    "F.hardtanh": F.hardtanh,
+    "F.interpolate": F.interpolate,
+    "F.log_softmax": F.log_softmax,
+    "F.max_pool2d": F.max_pool2d,
+    "F.pad": F.pad,
+    "F.relu": F.relu,
+    "F.silu": F.silu,
+    "F.softmax": F.softmax,
+}
+# operator.iadd and friends: the traced graph reads the result, so the pure form serves
+_ALIASES: dict[Any, str] = {operator.iadd: "add", operator.imul: "mul", operator.isub: "sub"}
+_NAMES: dict[Any, str] = {function: name for name, function in FUNCTIONS.items()} | _ALIASES
+METHODS = frozenset({
+    "contiguous", "flatten", "mean", "permute", "relu", "reshape", "sigmoid", "size", "squeeze", "sum", "tanh",
+    "transpose", "unsqueeze", "view",
+})  # fmt: skip
+
+
+def capture(model: nn.Module) -> tuple[str, list[Step], Any]:
+    """Trace a model into steps.
+
+    Returns:
+        The input's name, the steps in order, and the encoded output.
+
+    Raises:
+        ArtifactError: the model cannot be traced, takes several inputs, or calls something outside the tables.
+    """
+    graph = trace(model)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        names = [node.name for node in inputs]
+        raise ArtifactError(f"the model takes {len(inputs)} inputs {names}; an artifact takes exactly one tensor")
+    steps: list[Step] = []
+    output: Any = None
+    for node in graph.nodes:
+        if node.op == "output":
+            output = _encode(node.args[0], node)
+        elif node.op != "placeholder":
+            steps.append(_step(node))
+    return inputs[0].name, steps, output
+
+
+def _step(node: fx.Node) -> Step:
+    step: Step = {
+        "name": node.name,
+        "args": _encode(node.args, node),
+        "kwargs": _encode(dict(node.kwargs), node),
+    }
+    if node.op == "call_module":
+        return step | {"op": "module", "target": str(node.target)}
+    if node.op == "call_function" and node.target in _NAMES:
+        return step | {"op": "function", "target": _NAMES[node.target]}
+    if node.op == "call_method" and node.target in METHODS:
+        return step | {"op": "method", "target": str(node.target)}
+    what = getattr(node.target, "__name__", node.target)
+    if node.op == "get_attr":
+        way_out = "move the parameter into a module of its own"
+    else:
+        way_out = f"use a torch module instead, or one of {', '.join(sorted(FUNCTIONS))}"
+    raise ArtifactError(f"{node.op} {what!r} (node {node.name!r}) cannot be exported: {way_out}")
+
+
+def _encode(value: Any, node: fx.Node) -> Any:
+    """Arguments as JSON values; references, slices and tuples become one-key objects."""
+    if isinstance(value, fx.Node):
+        return {"ref": value.name}
+    if isinstance(value, slice):
+        return {"slice": [_encode(part, node) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item, node) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item, node) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {str(key): _encode(item, node) for key, item in value.items()}}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ArtifactError(
+        f"argument {value!r} of node {node.name!r} is a {type(value).__name__}, which is not plain data"
+    )
+
+
+def _decode(value: Any, environment: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, environment) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "ref":
+        return environment[content]
+    if kind == "slice":
+        return slice(*(_decode(part, environment) for part in content))
+    if kind == "tuple":
+        return tuple(_decode(item, environment) for item in content)
+    if kind == "dict":
+        return {key: _decode(item, environment) for key, item in content.items()}
+    assert kind == "ellipsis", kind
+    return Ellipsis
+
+
+class Program(nn.Module):
+    """Runs steps, one after the other, and forgets each value after its last use.
+
+    Args:
+        input_name: name the input goes by.
+        steps: as `capture` returns them.
+        output: the encoded output.
+        modules: module for each target a step names.
+    """
+
+    def __init__(self, input_name: str, steps: list[Step], output: Any, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.input_name = input_name
+        self.steps = steps
+        self.output = output
+        self.calls = nn.ModuleDict({_key(target): module for target, module in modules.items()})
+        self._last_use = _last_uses(steps, output)
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the program on one input batch."""
+        environment: dict[str, Any] = {self.input_name: x}
+        for index, step in enumerate(self.steps):
+            args, kwargs = _decode(step["args"], environment), _decode(step["kwargs"], environment)
+            environment[step["name"]] = self._call(step, args, kwargs)
+            for name in self._last_use.get(index, ()):
+                del environment[name]
+        return _decode(self.output, environment)
+
+    def _call(self, step: Step, args: Any, kwargs: Any) -> Any:
+        if step["op"] == "module":
+            return self.calls[_key(step["target"])](*args, **kwargs)
+        if step["op"] == "function":
+            return FUNCTIONS[step["target"]](*args, **kwargs)
+        return getattr(args[0], step["target"])(*args[1:], **kwargs)
+
+
+def _key(target: str) -> str:
+    return target.replace(".", "/")  # ModuleDict refuses dots
+
+
+def references(value: Any) -> set[str]:
+    """Names of all values an encoded argument refers to."""
+    if isinstance(value, list):
+        return {name for item in value for name in references(item)}
+    if isinstance(value, dict):
+        if "ref" in value:
+            return {value["ref"]}
+        return {name for item in value.values() for name in references(item)}
+    return set()
+
+
+def _last_uses(steps: list[Step], output: Any) -> dict[int, list[str]]:
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in references(step["args"]) | references(step["kwargs"]) | {step["name"]}:
+            last[name] = index
+    for name in references(output):
+        last.pop(name, None)
+    uses: dict[int, list[str]] = {}
+    for name, index in last.items():
+        uses.setdefault(index, []).append(name)
+    return uses
+
+
+def check(input_name: str, steps: Any, output: Any, targets: Mapping[str, Any]) -> None:
+    """Refuse a program that names anything outside the tables or refers to what does not exist yet.
+
+    Raises:
+        ArtifactError: naming the step.
+    """
+    known = {input_name}
+    if not isinstance(steps, list):
+        raise ArtifactError("the manifest's program is not a list of steps: the file is damaged or not ours")
+    for step in steps:
+        if not isinstance(step, dict) or set(step) != {"name", "op", "target", "args", "kwargs"}:
+            raise ArtifactError(f"the program holds a malformed step: {str(step)[:200]}")
+        tables: dict[str, Any] = {"module": targets, "function": FUNCTIONS, "method": METHODS}
+        table = tables.get(step["op"])
+        if table is None or step["target"] not in table:
+            hint = did_you_mean(str(step["target"]), table or tables)
+            raise ArtifactError(f"step {step['name']!r} calls unknown {step['op']} {step['target']!r}; {hint}")
+        _check_encoding(step["args"])
+        _check_encoding(step["kwargs"])
+        missing = (references(step["args"]) | references(step["kwargs"])) - known
+        if missing:
+            raise ArtifactError(f"step {step['name']!r} reads {sorted(missing)}, which no earlier step makes")
+        known.add(step["name"])
+    _check_encoding(output)
+    if references(output) - known:
+        raise ArtifactError(f"the output reads {sorted(references(output) - known)}, which no step makes")
+
+
+def _check_encoding(value: Any, depth: int = 0) -> None:
+    if depth > 20:
+        raise ArtifactError("the program nests arguments more than 20 deep: the file is damaged or hostile")
+    if isinstance(value, list):
+        for item in value:
+            _check_encoding(item, depth + 1)
+    elif isinstance(value, dict):
+        if len(value) != 1 or next(iter(value)) not in ("ref", "slice", "tuple", "dict", "ellipsis"):
+            raise ArtifactError(f"the program holds a malformed argument: {str(value)[:200]}")
+        content = next(iter(value.values()))
+        for item in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+            _check_encoding(item, depth + 1)

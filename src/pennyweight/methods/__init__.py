@@ -1,0 +1,8 @@
+"""Floor 3: the methods, one idea a file; each class docstring is the method's card."""
+
+from pennyweight.methods.base import Applied, Card, Method, Paper, applications, apply_
+from pennyweight.methods.bnn import BNN
+from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
+from pennyweight.methods.round_to_nearest import RoundToNearest
+
+__all__ = ["BNN", "Applied", "Card", "GhostBatchNorm", "Method", "Paper", "RoundToNearest", "applications", "apply_"]

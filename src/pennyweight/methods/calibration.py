@@ -1,0 +1,77 @@
+"""What methods see of calibration data: a bounded sample of the values each layer receives."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pennyweight.errors import MethodError
+from pennyweight.methods.base import Batches
+from pennyweight.numerics.checks import require_finite
+
+MAX_VALUES = 1 << 18
+
+
+@torch.no_grad()
+def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_samples: int) -> dict[str, Tensor]:
+    """Run calibration batches through the model and keep what the named layers receive.
+
+    Args:
+        layers: names of the layers to watch.
+        data: batches of model inputs, alone or first in a tuple.
+        max_samples: samples to run at most.
+
+    Returns:
+        For each layer that was called, a flat tensor of the values it received: every value while they are few,
+        then an even subsample a batch, with the smallest and the largest always among them.
+
+    Raises:
+        MethodError: there is not one batch.
+        NumericsError: the data or a layer's input is not finite.
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def watch(fqn: str, budget: int) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen.setdefault(fqn, []).append(_subsample(args[0], budget, fqn))
+
+        return model.get_submodule(fqn).register_forward_pre_hook(hook)
+
+    batches = _first_samples(data, max_samples)
+    budget = max(1, MAX_VALUES // len(batches))
+    training = model.training
+    handles = [watch(fqn, budget) for fqn in layers]
+    try:
+        model.eval()
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        for batch in batches:
+            model(batch.to(device))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {fqn: torch.cat(parts) for fqn, parts in seen.items()}
+
+
+def _first_samples(data: Batches, max_samples: int) -> list[Tensor]:
+    batches: list[Tensor] = []
+    left = max_samples
+    for batch in data:
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        require_finite(x, "calibration data")
+        batches.append(x[:left])
+        left -= len(batches[-1])
+        if left <= 0:
+            break
+    if not batches:
+        raise MethodError("the calibration data holds no batch: pass at least one batch of model inputs")
+    return batches
+
+
+def _subsample(x: Tensor, budget: int, fqn: str) -> Tensor:
+    require_finite(x, f"input of layer {fqn!r}")
+    flat = x.detach().float().flatten()
+    if flat.numel() <= budget:
+        return flat.clone()
+    stride = -(-flat.numel() // budget)
+    return torch.cat([flat[::stride], flat.amin()[None], flat.amax()[None]])
