@@ -1,24 +1,225 @@
-"""How each kind of module is written into an artifact and built again: a table, one entry a kind.
+"""How each kind of module is written into an artifact and built again: two tables, no code in the file.
 
-Weighted layers store their weights as packed codes of their slot's format; everything else stores plain settings.
+Weighted layers store their weights as packed codes of their slot's format; every other module stores plain settings.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pennyweight.errors import ArtifactError
-from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule, as_gemm
+from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule
 from pennyweight.nn.normalization import GHOST_OF
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
+from pennyweight.nn.slots.chain import SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
-from pennyweight.numerics.affine import AffineParameters, dequantize, parse_granularity, quantize
+from pennyweight.numerics.affine import AffineParameters, PerTensor, dequantize, parse_granularity, quantize
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat, parse_format
 from pennyweight.numerics.packing import pack_bits, pack_signs, unpack_bits, unpack_signs
 
+Spec = dict[str, Any]
 Tensors = dict[str, Tensor]
+
+_LINEAR = ("in_features", "out_features")
+_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+WEIGHTED: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "linear": (GemmLinear, _LINEAR),
+    "conv1d": (GemmConv1d, _CONV),
+    "conv2d": (GemmConv2d, _CONV),
+    "conv3d": (GemmConv3d, _CONV),
+}
+_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "adaptive_avg_pool1d": (nn.AdaptiveAvgPool1d, ("output_size",)),
+    "adaptive_avg_pool2d": (nn.AdaptiveAvgPool2d, ("output_size",)),
+    "avg_pool2d": (nn.AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
+    "batch_norm1d": (nn.BatchNorm1d, _BATCH_NORM),
+    "batch_norm2d": (nn.BatchNorm2d, _BATCH_NORM),
+    "batch_norm3d": (nn.BatchNorm3d, _BATCH_NORM),
+    "dropout": (nn.Dropout, ("p",)),
+    "flatten": (nn.Flatten, ("start_dim", "end_dim")),
+    "gelu": (nn.GELU, ("approximate",)),
+    "hardswish": (nn.Hardswish, ()),
+    "hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
+    "identity": (nn.Identity, ()),
+    "layer_norm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "leaky_relu": (nn.LeakyReLU, ("negative_slope",)),
+    "max_pool1d": (nn.MaxPool1d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "relu": (nn.ReLU, ()),
+    "relu6": (nn.ReLU6, ()),
+    "shift_batch_norm1d": (ShiftBatchNorm1d, _BATCH_NORM),
+    "shift_batch_norm2d": (ShiftBatchNorm2d, _BATCH_NORM),
+    "sigmoid": (nn.Sigmoid, ()),
+    "silu": (nn.SiLU, ()),
+    "softmax": (nn.Softmax, ("dim",)),
+    "tanh": (nn.Tanh, ()),
+}
+# Layers that differ from torch's only while training are written as torch's.
+_WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
+    **{ghost: plain for plain, ghost in GHOST_OF.items()},
+    nn.Linear: GemmLinear,
+    nn.Conv1d: GemmConv1d,
+    nn.Conv2d: GemmConv2d,
+    nn.Conv3d: GemmConv3d,
+}
+_KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}
+
+
+def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
+    """A module as plain data and named tensors.
+
+    Raises:
+        ArtifactError: its kind is in neither table, or a slot holds something an artifact cannot express.
+        NumericsError: one of its tensors is not finite.
+    """
+    kind = _KINDS.get(_WRITTEN_AS.get(type(module), type(module)))
+    if kind is None:
+        raise ArtifactError(
+            f"module {fqn!r} is a {type(module).__name__}, which an artifact cannot hold; it can hold "
+            f"{', '.join(sorted(_KINDS.values()))}, and any module made of these whose forward can be traced"
+        )
+    for name, tensor in module.state_dict().items():
+        require_finite(tensor, f"{fqn}.{name}")
+    _, attributes = (WEIGHTED | PLAIN)[kind]
+    spec: Spec = {"kind": kind, "settings": {name: plain(getattr(module, name)) for name in attributes}}
+    if kind not in WEIGHTED:
+        return spec, {f"{fqn}.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors: Tensors = {}
+    spec["settings"]["bias"] = module.bias is not None
+    if isinstance(module.bias, Tensor):
+        tensors[f"{fqn}.bias"] = module.bias.detach()
+    assert isinstance(module.weight, Tensor)
+    weight_content, input_content = _contents(fqn, module)
+    spec["weight"], stored = _encode_weight(weight_content, module.weight.detach())
+    tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
+    if input_content is not None:
+        spec["input"], stored = _encode_input(input_content)
+        tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
+    return spec, tensors
+
+
+def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The module an `encode` wrote, in evaluation mode.
+
+    Raises:
+        ArtifactError: the kind is unknown, settings are wrong, or a tensor is missing or of the wrong shape.
+    """
+    own = {name[len(fqn) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{fqn}.")}
+    try:
+        kind, attributes = (WEIGHTED | PLAIN)[spec["kind"]]
+        settings = {name: unplain(spec["settings"][name]) for name in attributes}
+        if spec["kind"] not in WEIGHTED:
+            module = kind(**settings)
+            module.load_state_dict(own)
+        else:
+            module = kind(**settings, bias=spec["settings"]["bias"])
+            _decode_weighted(module, spec, own)
+    except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
+        raise ArtifactError(f"module {fqn!r} of the artifact cannot be built ({error}): export it again") from error
+    return module.eval()
+
+
+def plain(value: Any) -> Any:
+    return {"tuple": [plain(item) for item in value]} if isinstance(value, tuple) else value
+
+
+def unplain(value: Any) -> Any:
+    return tuple(unplain(item) for item in value["tuple"]) if isinstance(value, dict) else value
+
+
+def _contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotContent | None]:
+    """The quantizers of weight and input; gradient slots play no part in inference."""
+    if not isinstance(module, GemmModule):
+        return None, None
+    odd = [name for name in ("accumulator", "backend") if name in module.slots.filled]
+    for slot in ("weight", "input"):
+        odd += [f"{slot}.{stage}" for stage in getattr(module.slots, slot) if stage != "quantize"]
+    if odd:
+        raise ArtifactError(f"layer {fqn!r} fills {', '.join(odd)}, which an artifact cannot express")
+    found = []
+    for slot in ("weight", "input"):
+        chain = getattr(module.slots, slot)
+        found.append(chain["quantize"] if "quantize" in chain else None)
+    return found[0], found[1]
+
+
+def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, Tensors]:
+    if content is None:
+        return {"format": str(weight.dtype).removeprefix("torch.")}, {"weight": weight}
+    if isinstance(content, BinaryWeight):
+        return {"format": "binary"}, {"weight.signs": pack_signs(weight.reshape(weight.shape[0], -1))}
+    if isinstance(content, IntegerWeight):
+        codes = quantize(weight, content.affine).to(torch.int64) - content.format.min
+        spec = {"format": str(content.format), "granularity": str(content.granularity)}
+        return spec, {
+            "weight.codes": pack_bits(codes, content.format.bits),
+            "weight.scale": content.scale,
+            "weight.zero_point": content.zero_point.to(torch.int32),
+        }
+    raise ArtifactError(f"weights quantized by {type(content).__name__} cannot be exported")
+
+
+def _encode_input(content: SlotContent) -> tuple[Spec, Tensors]:
+    if isinstance(content, BinaryInput):
+        return {"format": "binary"}, {}
+    if isinstance(content, RunningInput):
+        return {"format": str(content.format), "range": "running"}, {"input.absmax": content.absmax}
+    if isinstance(content, IntegerInput):
+        tensors = {"input.scale": content.scale, "input.zero_point": content.zero_point.to(torch.int32)}
+        return {"format": str(content.format), "range": "calibrated"}, tensors
+    raise ArtifactError(f"activations quantized by {type(content).__name__} cannot be exported")
+
+
+def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -> None:
+    assert isinstance(module, GemmModule)
+    weight, content = _decode_weight(spec["weight"], own, module.weight.shape)
+    assert weight.shape == module.weight.shape, f"weight of shape {tuple(weight.shape)}"
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    if module.bias is not None:
+        assert own["bias"].shape == module.bias.shape, f"bias of shape {tuple(own['bias'].shape)}"
+        module.bias = nn.Parameter(own["bias"], requires_grad=False)
+    if content is not None:
+        module.slots.fill("weight", content)
+    if "input" in spec:
+        module.slots.fill("input", _decode_input(spec["input"], own))
+
+
+def _decode_weight(spec: Spec, own: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor, SlotContent | None]:
+    if spec["format"] in ("float32", "float16", "bfloat16", "float64"):
+        return own["weight"], None
+    if spec["format"] == "binary":
+        return unpack_signs(own["weight.signs"], shape[1:].numel()).reshape(shape), BinaryWeight()
+    format = parse_format(spec["format"])
+    assert isinstance(format, IntFormat), f"weight format {format}"
+    codes = unpack_bits(own["weight.codes"], format.bits, shape.numel()).to(torch.int64) + format.min
+    affine = AffineParameters(
+        scale=own["weight.scale"],
+        zero_point=own["weight.zero_point"].float(),
+        format=format,
+        granularity=parse_granularity(spec["granularity"]),
+    )
+    return dequantize(codes.reshape(shape), affine), IntegerWeight(affine)
+
+
+def _decode_input(spec: Spec, own: Mapping[str, Tensor]) -> SlotContent:
+    format = parse_format(spec["format"])
+    if str(format) == "binary":
+        return BinaryInput()
+    assert isinstance(format, IntFormat), f"input format {format}"
+    if spec["range"] == "running":
+        content = RunningInput(format)
+        content.absmax.copy_(own["input.absmax"])
+        return content
+    zero_point = own["input.zero_point"].float()
+    return IntegerInput(AffineParameters(own["input.scale"], zero_point, format, PerTensor()))
+
+
+def weight_bits(format: str) -> int:
+    """Bits a stored weight takes in a format of `encode`."""
+    floats = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
+    return floats[format] if format in floats else parse_format(format).bits

@@ -1,0 +1,91 @@
+"""`export`: write a model as one packed file. Reading it back is `artifact.load`."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pennyweight.artifact import manifest as container
+from pennyweight.artifact import modules, program
+from pennyweight.artifact.loaded import Artifact, load
+from pennyweight.errors import ArtifactError
+from pennyweight.methods.base import applications
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example_input: Tensor | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write a model's graph, packed weights and the record of what was applied to it.
+
+    The model itself is not changed; it is written as it computes in evaluation mode. Equal models give equal bytes.
+
+    Args:
+        path: the file; by custom it ends in ".pw". Replaced whole or not at all.
+        example_input: a batch; when given, the file is loaded again and must give the same output, or nothing is kept.
+        metadata: plain JSON values to carry along, such as seed and data set.
+
+    Returns:
+        The artifact, as `load` returns it.
+
+    Raises:
+        ArtifactError: the model cannot be traced or holds what an artifact cannot, the disk is full, or the loaded
+            copy disagrees with the model.
+        NumericsError: a weight is NaN or infinite; named with its place.
+
+    Example:
+        >>> import pennyweight as pw, tempfile, torch
+        >>> model = pw.create_model("mlp")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     artifact = pw.export(model, folder + "/mlp.pw", example_input=torch.zeros(1, 1, 8, 8))
+        >>> artifact.numerics
+        'float32 executed'
+    """
+    path = Path(path)
+    frozen = copy.deepcopy(model).cpu().eval()
+    input_name, steps, output = program.capture(frozen)
+    named = dict(frozen.named_modules())
+    specs: dict[str, modules.Spec] = {}
+    tensors: dict[str, Tensor] = {}
+    for target in dict.fromkeys(step["target"] for step in steps if step["op"] == "module"):
+        specs[target], stored = modules.encode(target, named[target])
+        tensors |= stored
+    content = {
+        "input": input_name,
+        "program": steps,
+        "output": output,
+        "modules": specs,
+        "applied": [applied.to_dict() for applied in applications(model)],
+        "metadata": dict(metadata or {}),
+    }
+    if example_input is None:
+        container.write(path, content, tensors)
+        return load(path)
+    trial = path.with_name(path.name + ".trial")
+    try:
+        container.write(trial, content, tensors)
+        _compare(frozen, load(trial), example_input.cpu())
+        trial.replace(path)
+    finally:
+        trial.unlink(missing_ok=True)
+    return load(path)
+
+
+@torch.inference_mode()
+def _compare(model: nn.Module, artifact: Artifact, example_input: Tensor) -> None:
+    expected, got = model(example_input), artifact.model()(example_input)
+    if expected.shape != got.shape:
+        raise ArtifactError(f"the exported model gives shape {tuple(got.shape)}, the original {tuple(expected.shape)}")
+    error = float((expected - got).abs().max()) if expected.numel() else 0.0
+    scale = float(expected.abs().max()) if expected.numel() else 1.0
+    if not error <= 1e-5 * max(scale, 1.0):
+        raise ArtifactError(
+            f"the exported model differs from the original by {error:.3g} on the example input (outputs up to "
+            f"{scale:.3g}): does its forward depend on training mode, random numbers or the batch?"
+        )
