@@ -1,0 +1,9 @@
+"""Models, in floating point: what the methods start from."""
+
+from pennyweight.models.catalogue import create_model, list_models
+from pennyweight.models.checkpoint import load_checkpoint
+from pennyweight.models.mlp import MLP
+from pennyweight.models.resnet import CifarResNet
+from pennyweight.models.vgg import VGGSmall
+
+__all__ = ["MLP", "CifarResNet", "VGGSmall", "create_model", "list_models", "load_checkpoint"]

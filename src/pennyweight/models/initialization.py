@@ -1,0 +1,30 @@
+"""Initial weights from a seed of their own, free of the global generator."""
+
+import torch
+from torch import nn
+
+from pennyweight.numerics.random import Key
+
+
+def initialize_(model: nn.Module, seed: int) -> None:
+    """Draw the weights of all linear and convolution layers anew, and set their biases to 0.
+
+    Weights are normal with standard deviation sqrt(2 / fan_in) (He), as the public CIFAR nets were. Each layer has a
+    generator seeded from its own name, so that changing one layer leaves the others' weights alone. Normalisation
+    layers keep torch's start: weight 1, bias 0. (torch's generator, since it draws the 14 million weights of VGG-small
+    in a tenth of the time that counter-based normals in torch arithmetic take.)
+
+    Args:
+        model: changed in place.
+        seed: of the generators.
+
+    Source: arXiv 1502.01852, section 2.2.
+    """
+    generator = torch.Generator()
+    for fqn, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            low, high = Key(seed).fold("initialize", fqn).words
+            generator.manual_seed(high << 32 | low)
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
