@@ -48,7 +48,7 @@ class Ranks:
         """The model whose backward averages gradients over ranks; parameters stay the model's own.
 
         Buffers are not broadcast before each step, which would keep rank 0's running statistics and lose the others';
-        see `average_running_statistics_`.
+        see `reconcile_buffers_`.
         """
         if self.world_size == 1:
             return model
@@ -72,12 +72,23 @@ class Ranks:
         return StepLoss(backward=losses.sum() * share, mean=totals[0] / totals[1], stop=totals[2] > 0)
 
     @torch.no_grad()
-    def average_running_statistics_(self, model: nn.Module) -> None:
-        """Replace floating-point buffers named `running_*` by their mean over ranks."""
+    def reconcile_buffers_(self, model: nn.Module) -> None:
+        """Make equal what the ranks' own samples made differ: running statistics and ranges.
+
+        Floating-point buffers on which the ranks disagree become their mean, those named `*max` their maximum.
+        """
         if self.world_size == 1:
             return
         for name, buffer in model.named_buffers():
-            if name.rpartition(".")[2].startswith("running_") and buffer.is_floating_point():
+            if not buffer.is_floating_point():
+                continue
+            bounds = torch.stack([buffer, -buffer])
+            dist.all_reduce(bounds, dist.ReduceOp.MAX)
+            if torch.equal(bounds[0], -bounds[1]):
+                continue  # a mean of equal numbers may round to another one
+            if name.endswith("max"):
+                buffer.copy_(bounds[0])
+            else:
                 dist.all_reduce(buffer)
                 buffer.div_(self.world_size)
 

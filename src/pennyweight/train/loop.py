@@ -2,37 +2,34 @@
 
 Time is counted in optimiser steps and every draw is keyed by (seed, step, rank) or by the sample, so that a run killed
 at any moment and resumed from its checkpoint equals an uninterrupted one bit for bit: on the same machine, torch and
-number of ranks, and on a GPU as far as torch's kernels are deterministic there.
+number of ranks and threads, and on a GPU as far as torch's kernels are deterministic there.
 """
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from pennyweight.data.dataset import ImageDataset
-from pennyweight.data.loader import Batch, batch_at
 from pennyweight.data.transforms import Augment
-from pennyweight.errors import CheckpointError, NumericsError, RecipeError, did_you_mean
-from pennyweight.methods.base import applications
-from pennyweight.nn.objectives import objective_named
+from pennyweight.errors import RecipeError, did_you_mean
 from pennyweight.nn.projection import project_
 from pennyweight.numerics.random import Key
-from pennyweight.train.checkpoint import RunState, load_checkpoint, save_checkpoint
-from pennyweight.train.distributed import Ranks, join_ranks
+from pennyweight.train.batches import BatchSource, Draw, batches_of
+from pennyweight.train.distributed import join_ranks
 from pennyweight.train.interrupt import StopRequest
 from pennyweight.train.journal import Journal
 from pennyweight.train.log import MetricsLog
 from pennyweight.train.modes import in_mode
+from pennyweight.train.objective import Objective, objective_of, one_a_sample
 from pennyweight.train.optim import build_optimizer, set_settings_
 from pennyweight.train.progress import Progress
-from pennyweight.train.regime import Regime, Settings
+from pennyweight.train.regime import Regime
+from pennyweight.train.run import Run, run_identity
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {
@@ -42,12 +39,6 @@ PRECISIONS: dict[str, torch.dtype] = {
 }
 STEPS_PER_SETTLING_ON_GPU = 16
 """A GPU's losses are fetched together this often; fetching each one would make it wait for Python."""
-
-BatchSource = Callable[[int, int, int, int], Batch]
-"""(first_sample, batch_size, rank, world_size) -> this rank's samples of the step; a pure function."""
-
-Objective = Callable[[nn.Module, Batch], Tensor]
-"""(model, batch) -> one loss a sample, having called the model once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +115,15 @@ def train(
         (20, 640, False)
     """
     _check_words(precision, checkpoint_every)
-    losses_of = _objective(objective)
+    losses_of = objective_of(objective)
     ranks = join_ranks(device)
-    draw = _batches(data, regime, seed, augment, ranks)
+    draw = batches_of(data, regime, seed, augment, ranks)
     every = checkpoint_every or max(1, regime.steps // 10)
     with ExitStack() as stack:
         gpus = [ranks.device.index] if ranks.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=gpus))
         stack.enter_context(in_mode(model.to(ranks.device), training=True))
-        run = _Run(
+        run = Run(
             regime=regime,
             seed=seed,
             ranks=ranks,
@@ -142,7 +133,7 @@ def train(
             precision=PRECISIONS[precision],
             path=None if checkpoint is None else Path(checkpoint),
             every=every,
-            identity=_identity(model, data, regime, seed, objective, augment, precision),
+            identity=run_identity(model, data, regime, seed, objective, augment, precision),
         )
         state = run.resume()
         writes = ranks.rank == 0
@@ -169,71 +160,12 @@ def train(
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What stays the same during a run, and how it is stored."""
-
-    regime: Regime
-    seed: int
-    ranks: Ranks
-    model: nn.Module
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    precision: torch.dtype
-    path: Path | None
-    every: int
-    identity: dict[str, Any]
-
-    def resume(self) -> RunState:
-        """Where to start: at the checkpoint if there is one, else at step 0."""
-        state = RunState(step=0, history=(), seconds=0.0, scaler={})
-        if self.path is not None and self.path.exists():
-            state = load_checkpoint(self.path, model=self.model, optimizer=self.optimizer, identity=self.identity)
-            if self.scaler.is_enabled():
-                self.scaler.load_state_dict(state.scaler)
-        if not self.ranks.equal(state.step):
-            raise CheckpointError(f"not all ranks see the same checkpoint {self.path}: put it on a shared disk")
-        return state
-
-    def save(self, journal: Journal) -> None:
-        """Store the run as it is after a step; rank 0 writes, all ranks learn whether it could."""
-        self.ranks.average_running_statistics_(self.model)
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise NumericsError(
-                    f"weight {name!r} is not finite after step {len(journal.history) - 1}: lower the learning rate or "
-                    f"set clip_norm; the checkpoint of before is kept"
-                )
-        if self.path is None:
-            return
-        refusal: CheckpointError | None = None
-        if self.ranks.rank == 0:
-            state = RunState(
-                step=len(journal.history),
-                history=tuple(journal.history),
-                seconds=journal.seconds,
-                scaler=self.scaler.state_dict(),
-            )
-            try:
-                save_checkpoint(
-                    self.path,
-                    model=self.model,
-                    optimizer=self.optimizer,
-                    identity=self.identity,
-                    state=state,
-                )
-            except CheckpointError as error:
-                refusal = error
-        if self.ranks.any(refusal is not None):
-            raise refusal or CheckpointError(f"rank 0 could not write checkpoint {self.path}; see its message")
-
-
 def _steps(
-    run: _Run,
+    run: Run,
     start: int,
     forward: nn.Module,
     losses_of: Objective,
-    draw: Callable[[int, Settings], Batch],
+    draw: Draw,
     journal: Journal,
     stop: StopRequest,
 ) -> None:
@@ -251,7 +183,7 @@ def _steps(
         batch = draw(first_sample, settings)
         with torch.autocast(device.type, run.precision, enabled=run.precision != torch.float32):
             losses = losses_of(forward, batch)
-        loss = run.ranks.reduce(_one_a_sample(losses), stop.requested)
+        loss = run.ranks.reduce(one_a_sample(losses), stop.requested)
         scaler.scale(loss.backward).backward()
         if regime.clip_norm is not None:
             scaler.unscale_(optimizer)
@@ -272,89 +204,6 @@ def _steps(
                 run.save(journal)
             if stopping:
                 break
-
-
-def _one_a_sample(losses: Tensor) -> Tensor:
-    if losses.dim() != 1 or not len(losses):
-        raise RecipeError(
-            f"an objective gives one loss a sample, of shape (batch,); this one gave {tuple(losses.shape)}: "
-            f"leave the mean to the loop, which divides by the samples of all ranks"
-        )
-    return losses
-
-
-def _objective(objective: str | Objective) -> Objective:
-    if not isinstance(objective, str):
-        return objective
-    loss_of = objective_named(objective)
-    return lambda model, batch: loss_of(model(batch.inputs), batch.targets)
-
-
-def _batches(
-    data: ImageDataset | BatchSource, regime: Regime, seed: int, augment: Augment | None, ranks: Ranks
-) -> Callable[[int, Settings], Batch]:
-    """This rank's samples as a function of the position in the stream and the step's settings."""
-    if isinstance(data, ImageDataset):
-        dataset = data.to(ranks.device)  # once: bytes are few, and batches are then gathered and augmented there
-
-        def draw(first_sample: int, settings: Settings) -> Batch:
-            if settings.batch_size < ranks.world_size:
-                raise RecipeError(
-                    f"batch_size={settings.batch_size} gives {ranks.world_size} ranks less than a sample each: "
-                    f"raise it, or start fewer processes"
-                )
-            return batch_at(
-                dataset,
-                first_sample=first_sample,
-                batch_size=settings.batch_size,
-                seed=seed,
-                augment=augment,
-                copies=settings.duplicates,
-                image_size=settings.image_size,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                device=ranks.device,
-            )
-
-        return draw
-    if augment is not None or regime.duplicates != 1 or regime.image_size is not None:
-        raise RecipeError(
-            "augment, duplicates and image_size need an ImageDataset: a function that gives batches must apply them "
-            "itself"
-        )
-    source = data
-
-    def draw_from_source(first_sample: int, settings: Settings) -> Batch:
-        batch = source(first_sample, settings.batch_size, ranks.rank, ranks.world_size)
-        return Batch(
-            inputs=batch.inputs.to(ranks.device),
-            targets=batch.targets.to(ranks.device),
-            indices=batch.indices.to(ranks.device),
-        )
-
-    return draw_from_source
-
-
-def _identity(
-    model: nn.Module,
-    data: ImageDataset | BatchSource,
-    regime: Regime,
-    seed: int,
-    objective: str | Objective,
-    augment: Augment | None,
-    precision: str,
-) -> dict[str, Any]:
-    """What a checkpoint must agree on to be this run's: plain values, so that a difference can be shown."""
-    return {
-        "regime": {"kind": type(regime).__name__, **regime.to_dict()},
-        "seed": seed,
-        "objective": objective if isinstance(objective, str) else getattr(objective, "__qualname__", "function"),
-        "augment": None if augment is None else repr(augment),
-        "precision": precision,
-        "data": [data.name, data.split, len(data)] if isinstance(data, ImageDataset) else "function",
-        "model": repr(model).splitlines(),
-        "methods": [record.method.to_dict() for record in applications(model)],
-    }
 
 
 def _check_words(precision: str, checkpoint_every: int | None) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.loader import Batch, batch_at
 from pennyweight.data.transforms import Augment
+from pennyweight.errors import CheckpointError
 from pennyweight.nn.normalization import GhostBatchNorm1d
 from pennyweight.train import Regime, TrainResult, train
 
@@ -98,28 +99,35 @@ def rank_training(case: str) -> tuple[nn.Module, TrainResult]:
     return model, train(model, tiny_dataset(), regime, augment=AUGMENT, device="cpu", progress=False)
 
 
-def full_child(folder: str) -> None:
-    """Process: run `full_training` and leave its outcome in result.json."""
+def full_child(folder: str, environment: dict[str, str], checkpoint: str | None = None) -> None:
+    """Process: run `full_training` and leave its outcome in result-<rank>.json."""
     torch.set_num_threads(1)
-    model, result = full_training(Path(folder))
-    outcome = {
-        "fingerprint": fingerprint(model),
-        "steps": result.steps,
-        "interrupted": result.interrupted,
-        "handler_restored": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
-    }
-    (Path(folder) / "result.json").write_text(json.dumps(outcome))
+    os.environ |= environment
+    outcome: dict[str, Any] = {}
+    try:
+        changes = {} if checkpoint is None else {"checkpoint": checkpoint}
+        model, result = full_training(Path(folder), **changes)
+        outcome |= {"fingerprint": fingerprint(model), "steps": result.steps, "interrupted": result.interrupted}
+    except CheckpointError as error:
+        outcome["error"] = str(error)
+    outcome["handler_restored"] = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (Path(folder) / f"result-{environment.get('RANK', 0)}.json").write_text(json.dumps(outcome))
 
 
-def rank_child(folder: str, rank: int, port: int, cases: list[str]) -> None:
+def as_rank(rank: int, port: int) -> dict[str, str]:
+    """The environment torchrun gives one of two processes."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def rank_child(folder: str, environment: dict[str, str], cases: list[str]) -> None:
     """Process: be one of two ranks, as torchrun would start it, and leave losses and weights of each case."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= environment
     for case in cases:
         model, result = rank_training(case)
         state = {"model": model.state_dict(), "losses": torch.tensor(result.history, dtype=torch.float64)}
-        torch.save(state, Path(folder) / f"{case}-{rank}.pt")
+        torch.save(state, Path(folder) / f"{case}-{environment['RANK']}.pt")
 
 
 def start(target: Any, *args: Any) -> BaseProcess:

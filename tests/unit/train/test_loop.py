@@ -1,8 +1,10 @@
 """The loop against a loop written by hand, bit-exact resumption, and what it refuses."""
 
+import importlib
 import json
 import math
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pennyweight as pw
 from oracles.plain_loop import plain_loop
 from pennyweight.data.loader import Batch, batch_at
 from pennyweight.errors import CheckpointError, NumericsError, RecipeError
@@ -152,6 +155,21 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         quiet(tiny_net(), Regime.constant(steps=3, lr=0.1), impatient)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_training_works_outside_the_main_thread() -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(quiet(tiny_net(), Regime.constant(steps=3, lr=0.1))))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 3
+
+
+def test_the_public_name_is_a_function_whatever_was_imported_first() -> None:
+    regime = pw.Regime.constant(steps=1, lr=0.1)
+    assert pw.train(tiny_net(), tiny_dataset(), regime, device="cpu", progress=False).steps == 1
+    package = importlib.import_module("pennyweight.train")
+    assert package(tiny_net(), tiny_dataset(), regime, device="cpu", progress=False).steps == 1  # type: ignore[operator]
 
 
 def test_metrics_hold_each_step_once(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from pennyweight.train import Regime, TrainResult, train
 from unit.train.jobs import (
     AUGMENT,
     STEPS,
+    as_rank,
     fingerprint,
     free_port,
     full_child,
@@ -32,14 +35,14 @@ from unit.train.jobs import (
 PATIENCE = 60.0
 
 
-def wait_for_step(folder: Path, step: int, alive: object) -> bool:
+def wait_for_step(folder: Path, step: int, process: BaseProcess) -> bool:
     """Wait until the metrics file has the record of a step; False when the process ended before."""
     deadline = time.monotonic() + PATIENCE
     log = folder / "metrics.jsonl"
     while time.monotonic() < deadline:
         if log.exists() and f'"step": {step},' in log.read_text(errors="replace"):
             return True
-        if not alive.is_alive():  # type: ignore[attr-defined]
+        if not process.is_alive():
             return False
         time.sleep(0.0005)
     raise AssertionError(f"no step {step} within {PATIENCE} s")
@@ -55,18 +58,18 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path, uninterrupted:
     moments = random.Random(20)
     kills = 0
     for step in sorted(moments.sample(range(1, STEPS - 4), 5)):
-        process = start(full_child, str(tmp_path))
+        process = start(full_child, str(tmp_path), {})
         if wait_for_step(tmp_path, step, process):
             time.sleep(moments.uniform(0.0, 0.003))
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
         process.join(PATIENCE)
         kills += process.exitcode == -signal.SIGKILL
-    process = start(full_child, str(tmp_path))
+    process = start(full_child, str(tmp_path), {})
     process.join(PATIENCE)
     assert process.exitcode == 0
     assert kills >= 3
-    outcome = json.loads((tmp_path / "result.json").read_text())
+    outcome = json.loads((tmp_path / "result-0.json").read_text())
     assert outcome["fingerprint"] == uninterrupted
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(STEPS))
@@ -76,13 +79,13 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path: Path, uninterrupted:
 def test_a_signal_from_outside_ends_cleanly_and_the_run_goes_on(
     tmp_path: Path, uninterrupted: str, number: int
 ) -> None:
-    process = start(full_child, str(tmp_path))
+    process = start(full_child, str(tmp_path), {})
     assert wait_for_step(tmp_path, 10, process)
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(PATIENCE)
     assert process.exitcode == 0
-    outcome = json.loads((tmp_path / "result.json").read_text())
+    outcome = json.loads((tmp_path / "result-0.json").read_text())
     assert outcome["interrupted"]
     assert outcome["handler_restored"]
     assert 10 < outcome["steps"] < STEPS
@@ -94,7 +97,7 @@ def test_a_signal_from_outside_ends_cleanly_and_the_run_goes_on(
 def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     cases = ["even", "uneven", "norm"]
     port = free_port()
-    processes = [start(rank_child, str(tmp_path), rank, port, cases) for rank in range(2)]
+    processes = [start(rank_child, str(tmp_path), as_rank(rank, port), cases) for rank in range(2)]
     for process in processes:
         process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -125,6 +128,39 @@ def one_process_with_rank_groups() -> tuple[nn.Module, TrainResult]:
     model = tiny_net(ghost_batch_size=4)
     regime = Regime.cosine(steps=6, lr=0.1, batch_size=8, clip_norm=0.5)
     return model, train(model, both_shares, regime, device="cpu", progress=False)
+
+
+def start_two(folder: Path, checkpoint: str | None = None) -> list[BaseProcess]:
+    port = free_port()
+    return [start(full_child, str(folder), as_rank(rank, port), checkpoint) for rank in range(2)]
+
+
+def outcomes(folder: Path, processes: list[BaseProcess]) -> list[dict[str, Any]]:
+    for process in processes:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    processes = start_two(tmp_path)
+    assert wait_for_step(tmp_path, 10, processes[0])
+    assert processes[1].pid is not None
+    os.kill(processes[1].pid, signal.SIGINT)
+    first, second = outcomes(tmp_path, processes)
+    assert first == second
+    assert first["interrupted"]
+    assert 10 < first["steps"] < STEPS
+    first, second = outcomes(tmp_path, start_two(tmp_path))
+    assert first == second
+    assert (first["interrupted"], first["steps"]) == (False, STEPS)
+
+
+def test_a_checkpoint_rank_0_cannot_write_stops_both(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    first, second = outcomes(tmp_path, start_two(tmp_path, str(tmp_path / "file" / "ck")))
+    assert "cannot write checkpoint" in first["error"]
+    assert "rank 0 could not write checkpoint" in second["error"]
 
 
 @pytest.mark.slow
