@@ -1,0 +1,81 @@
+"""What every model promises: names, options, tracing, initial weights."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from pennyweight.errors import RecipeError
+from pennyweight.models import create_model, list_models
+
+SMALL: dict[str, dict[str, Any]] = {"mlp": {"hidden": (16,)}, "vgg-small": {"width": 4}}
+SHAPE = (2, 9, 11)
+
+
+def small(name: str, **options: Any) -> nn.Module:
+    return create_model(name, input_shape=SHAPE, num_classes=5, **{**SMALL.get(name, {"width": 4}), **options})
+
+
+def test_the_names() -> None:
+    assert list_models() == ("mlp", "resnet20", "resnet32", "resnet44", "resnet56", "vgg-small")
+
+
+def test_unknown_names_and_options_are_answered() -> None:
+    with pytest.raises(RecipeError, match="unknown model 'resnet-20'; did you mean 'resnet20'"):
+        create_model("resnet-20")
+    with pytest.raises(RecipeError, match="'mlp' has no option 'hiden'; did you mean 'hidden'"):
+        create_model("mlp", hiden=(3,))
+    with pytest.raises(RecipeError, match="'resnet20' has no option 'depth'"):
+        create_model("resnet20", depth=32)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_symbolic_trace_computes_the_same(name: str) -> None:
+    model = small(name).eval()
+    x = torch.rand(3, *SHAPE)
+    traced = fx.symbolic_trace(model)
+    assert traced(x).equal(model(x))
+    assert model(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_activation_has_its_own_module_and_every_call_its_own_name(name: str) -> None:
+    graph = fx.symbolic_trace(small(name)).graph
+    called = [node.target for node in graph.nodes if node.op == "call_module"]
+    assert len(called) == len(set(called))
+    functions = {getattr(node.target, "__name__", "") for node in graph.nodes if node.op == "call_function"}
+    assert functions <= {"add", "pad", "getitem"}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_weights_follow_the_seed_and_not_the_global_generator(name: str) -> None:
+    torch.manual_seed(1)
+    first = small(name, seed=3).state_dict()
+    torch.manual_seed(2)
+    again, other = small(name, seed=3).state_dict(), small(name, seed=4).state_dict()
+    assert all(first[key].equal(again[key]) for key in first)
+    weights = [key for key in first if first[key].dim() > 1]
+    assert all(not first[key].equal(other[key]) for key in weights)
+
+
+def test_weights_are_he_normal() -> None:
+    model = create_model("vgg-small", width=32)
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.numel() > 5000:
+            wanted = math.sqrt(2 / module.weight[0].numel())
+            assert module.weight.std().item() == pytest.approx(wanted, rel=0.05)
+            assert abs(module.weight.mean().item()) < wanted / 10
+
+
+def test_layers_of_one_shape_start_differently() -> None:
+    model = create_model("resnet20")
+    assert not model.get_submodule("layer1.0.conv1").weight.equal(model.get_submodule("layer1.0.conv2").weight)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_gradients_reach_every_parameter(name: str) -> None:
+    model = small(name)
+    model(torch.rand(4, *SHAPE)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
