@@ -1,0 +1,5 @@
+"""What `mlperf` is handed: a model behind the referee's `Backend` protocol."""
+
+from pennyweight.bench.backends.torch_module import TorchBackend
+
+__all__ = ["TorchBackend"]
