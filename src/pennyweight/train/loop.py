@@ -177,8 +177,7 @@ def _steps(
     for step in range(start, regime.steps):
         settings = regime(step)
         set_settings_(optimizer, settings)
-        low, high = Key(run.seed).fold("train step", step, run.ranks.rank).words
-        torch.manual_seed(high << 32 | low)  # dropout becomes a function of (seed, step, rank)
+        _seed_global_state(Key(run.seed).fold("train step", step, run.ranks.rank), device)  # for dropout
 
         batch = draw(first_sample, settings)
         with torch.autocast(device.type, run.precision, enabled=run.precision != torch.float32):
@@ -204,6 +203,17 @@ def _steps(
                 run.save(journal)
             if stopping:
                 break
+
+
+def _seed_global_state(key: Key, device: torch.device) -> None:
+    """Make torch's global random state a function of the key.
+
+    `torch.manual_seed` would queue a call for each absent accelerator at every step, and never forget one.
+    """
+    low, high = key.words
+    torch.default_generator.manual_seed(high << 32 | low)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(high << 32 | low)
 
 
 def _check_words(precision: str, checkpoint_every: int | None) -> None:
