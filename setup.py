@@ -26,7 +26,7 @@ AVX512 = ("-mavx2", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx5
 X86_PATHS = (
     ("avx2", "PW_HAVE_AVX2", ("-mavx2", "-mpopcnt")),
     ("avx512bw", "PW_HAVE_AVX512BW", AVX512),
-    ("avx512vpopcnt", "PW_HAVE_AVX512VPOPCNT", (*AVX512, "-mavx512vpopcntdq", "-mavx512vnni")),
+    ("avx512vpopcnt", "PW_HAVE_AVX512VPOPCNT", (*AVX512, "-mavx512vpopcntdq")),
 )
 ARM_PATHS = (("neon", "PW_HAVE_NEON", ()),)
 
@@ -56,6 +56,12 @@ def target_paths(command: list[str]) -> tuple[tuple[str, str, tuple[str, ...]], 
     return ARM_PATHS if machine.lower() in ("aarch64", "arm64") else ()
 
 
+def accepts(command: list[str], flags: tuple[str, ...]) -> bool:
+    """Whether the compiler knows the flags of a path."""
+    probe = [*command, *flags, "-x", "c++", "-E", "-", "-o", os.devnull]
+    return subprocess.run(probe, input="", capture_output=True, text=True, check=False).returncode == 0
+
+
 class BuildKernels(build_ext):
     """Compiles the kernels file by file and links them; the result has no Python ABI in its name."""
 
@@ -74,23 +80,19 @@ class BuildKernels(build_ext):
             arguments = [*command, *FLAGS, *flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(objects / f"{name}.o")]
             return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
+        built: list[str] = []
+        macros: list[str] = []
         with ThreadPoolExecutor() as workers:
-            paths = [(*path, workers.submit(compile_file, path[0], *path[2])) for path in target_paths(command)]
-            common = {name: workers.submit(compile_file, name) for name in COMMON if name != "registry"}
-            built: list[str] = []
-            macros: list[str] = []
-            for name, macro, flags, job in paths:
-                result = job.result()
-                if result.returncode != 0:
-                    self.warn(
-                        f"the {name} path is left out: {shlex.join(command)} with {shlex.join(flags)} failed:\n"
-                        f"{result.stderr[-2000:]}"
-                    )
+            jobs = {name: workers.submit(compile_file, name) for name in COMMON if name != "registry"}
+            for name, macro, flags in target_paths(command):
+                if not accepts(command, flags):
+                    self.warn(f"the {name} path is left out: {shlex.join(command)} does not know {shlex.join(flags)}")
                     break
+                jobs[name] = workers.submit(compile_file, name, *flags)
                 built.append(name)
                 macros.append(f"-D{macro}=1")
-            common["registry"] = workers.submit(compile_file, "registry", *macros)
-            for name, job in common.items():
+            jobs["registry"] = workers.submit(compile_file, "registry", *macros)
+            for name, job in jobs.items():
                 if job.result().returncode != 0:
                     raise CompileError(
                         f"{shlex.join(command)} could not compile {SOURCES / name}.cpp:\n{job.result().stderr[-4000:]}"

@@ -2,9 +2,10 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "int8_avx2.h"
 #include "kernels.h"
 #include "lookup_product.h"
+
+#include "lookup_int8.h"
 
 namespace pennyweight {
 namespace {
@@ -24,6 +25,9 @@ struct Vector256 {
     static type shift_right4(type a) { return _mm256_srli_epi16(a, 4); }
     static type shift_left4(type a) { return _mm256_slli_epi16(a, 4); }
     static type shift_right8(type a) { return _mm256_srli_epi16(a, 8); }
+    static type interleave_low(type a, type b) { return _mm256_unpacklo_epi8(a, b); }
+    static type interleave_high(type a, type b) { return _mm256_unpackhi_epi8(a, b); }
+    static type multiply_pairs(type a, type b) { return _mm256_maddubs_epi16(a, b); }
     static type lookup(type table, type index) { return _mm256_shuffle_epi8(table, index); }
     static type broadcast16(const void* p) {
         return _mm256_broadcastsi128_si256(_mm_load_si128(static_cast<const __m128i*>(p)));
@@ -31,6 +35,7 @@ struct Vector256 {
 };
 
 using Product = LookupProduct<Vector256>;
+using Int8 = LookupInt8<Vector256>;
 
 int64_t pack_signs(const float* x, int64_t count, uint64_t* words) {
     const __m256 zero = _mm256_setzero_ps();
@@ -114,17 +119,17 @@ const Kernels* avx2_kernels() {
         quantize,
         threshold,
         Product::kColumns,
-        kRowBlock,
+        kLookupRowBlock,
         Product::panel_bytes,
         Product::pack_panel,
         Product::scratch_bytes,
         Product::product,
         product_rows,
-        kInt8Columns,
-        int8_panel_bytes,
-        pack_int8_panel,
-        int8_scratch_bytes,
-        int8_product,
+        Int8::kColumns,
+        Int8::panel_bytes,
+        Int8::pack_panel,
+        Int8::scratch_bytes,
+        Int8::product,
     };
     return &kernels;
 }

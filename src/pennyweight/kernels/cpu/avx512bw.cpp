@@ -1,45 +1,31 @@
 // The AVX-512BW path, for machines without a vector popcount: the look-up product of 64 columns at a time. The helpers
 // that only read and write memory once are AVX2's.
-#include <immintrin.h>
-
 #include "kernels.h"
 #include "lookup_product.h"
+#include "vector512.h"
+
+#include "lookup_int8.h"
 
 namespace pennyweight {
 namespace {
 
-struct Vector512 {
-    using type = __m512i;
-    static constexpr int64_t lanes = 64;
-    static type load(const void* p) { return _mm512_loadu_si512(p); }
-    static void store(void* p, type v) { _mm512_storeu_si512(p, v); }
-    static type zero() { return _mm512_setzero_si512(); }
-    static type set8(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
-    static type set16(int v) { return _mm512_set1_epi16(static_cast<short>(v)); }
-    static type add8(type a, type b) { return _mm512_add_epi8(a, b); }
-    static type add16(type a, type b) { return _mm512_add_epi16(a, b); }
-    static type sub16(type a, type b) { return _mm512_sub_epi16(a, b); }
-    static type and_(type a, type b) { return _mm512_and_si512(a, b); }
-    static type shift_right4(type a) { return _mm512_srli_epi16(a, 4); }
-    static type shift_left4(type a) { return _mm512_slli_epi16(a, 4); }
-    static type shift_right8(type a) { return _mm512_srli_epi16(a, 8); }
-    static type lookup(type table, type index) { return _mm512_shuffle_epi8(table, index); }
-    static type broadcast16(const void* p) {
-        return _mm512_broadcast_i32x4(_mm_load_si128(static_cast<const __m128i*>(p)));
-    }
-};
-
 using Product = LookupProduct<Vector512>;
+using Int8 = LookupInt8<Vector512>;
 
 Kernels make() {
     Kernels kernels = *avx2_kernels();
     kernels.name = "avx512bw";
     kernels.panel_columns = Product::kColumns;
-    kernels.row_block = kRowBlock;
+    kernels.row_block = kLookupRowBlock;
     kernels.panel_bytes = Product::panel_bytes;
     kernels.pack_panel = Product::pack_panel;
     kernels.scratch_bytes = Product::scratch_bytes;
     kernels.product = Product::product;
+    kernels.int8_panel_columns = Int8::kColumns;
+    kernels.int8_panel_bytes = Int8::panel_bytes;
+    kernels.pack_int8_panel = Int8::pack_panel;
+    kernels.int8_scratch_bytes = Int8::scratch_bytes;
+    kernels.int8_product = Int8::product;
     return kernels;
 }
 

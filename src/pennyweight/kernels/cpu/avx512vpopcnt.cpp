@@ -9,7 +9,6 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "int8_vnni.h"
 #include "kernels.h"
 
 namespace pennyweight {
@@ -48,18 +47,20 @@ template <int kRows>
 void tile(const uint64_t* a, int64_t stride, int64_t pairs, const uint8_t* panel, int64_t columns, int64_t k, int32_t* z,
           int64_t z_stride) {
     __m512i ones[kRows][2], sums[kRows][2];
+    PW_UNROLL
     for (int r = 0; r < kRows; ++r) {
+        PW_UNROLL
         for (int c = 0; c < 2; ++c) ones[r][c] = sums[r][c] = _mm512_setzero_si512();
     }
     const __m512i* b = reinterpret_cast<const __m512i*>(panel);
     for (int64_t p = 0; p < pairs; ++p, b += 4) {
         const __m512i first[2] = {_mm512_load_si512(b), _mm512_load_si512(b + 1)};
         const __m512i both[2] = {_mm512_load_si512(b + 2), _mm512_load_si512(b + 3)};
-#pragma GCC unroll 4
+        PW_UNROLL
         for (int r = 0; r < kRows; ++r) {
             const __m512i a0 = _mm512_set1_epi64(static_cast<long long>(a[r * stride + 2 * p]));
             const __m512i a1 = _mm512_set1_epi64(static_cast<long long>(a[r * stride + 2 * p + 1]));
-#pragma GCC unroll 2
+            PW_UNROLL
             for (int c = 0; c < 2; ++c) {
                 const __m512i x0 = _mm512_xor_si512(first[c], a0);
                 const __m512i next = _mm512_ternarylogic_epi64(ones[r][c], both[c], a1, kXor3);
@@ -70,7 +71,9 @@ void tile(const uint64_t* a, int64_t stride, int64_t pairs, const uint8_t* panel
         }
     }
     const __m256i offset = _mm256_set1_epi32(static_cast<int>(k));
+    PW_UNROLL
     for (int r = 0; r < kRows; ++r) {
+        PW_UNROLL
         for (int c = 0; c < 2; ++c) {
             const int64_t valid = columns - 8 * c;
             if (valid <= 0) break;
@@ -165,7 +168,7 @@ void threshold(const int32_t* z, const int32_t* limit, const uint64_t* invert, i
 }
 
 Kernels make() {
-    Kernels kernels = *avx2_kernels();
+    Kernels kernels = *avx512bw_kernels();
     kernels.name = "avx512vpopcnt";
     kernels.pack_signs = pack_signs;
     kernels.threshold = threshold;
@@ -176,8 +179,6 @@ Kernels make() {
     kernels.scratch_bytes = scratch_bytes;
     kernels.product = product;
     kernels.product_rows = product_rows;
-    kernels.int8_scratch_bytes = int8_scratch_bytes;
-    kernels.int8_product = int8_product;
     return kernels;
 }
 

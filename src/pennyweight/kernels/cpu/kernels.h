@@ -8,6 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Loops over a register tile must disappear, or the compiler keeps the tile in memory.
+#if defined(__clang__)
+#define PW_UNROLL _Pragma("unroll")
+#else
+#define PW_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace pennyweight {
 
 // Bit 1 stands for +1 and bit 0 for -1; the bits beyond K of the last word are 0 in both operands.

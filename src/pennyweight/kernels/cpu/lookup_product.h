@@ -16,6 +16,7 @@
 // right/left of 16-bit words by 4, shift right by 8, lookup(table16, index), broadcast of 16 bytes.
 #pragma once
 
+#include <immintrin.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -26,7 +27,7 @@ namespace {
 constexpr int kBlockBytes = 30;               // bytes of K whose counts fit the 8-bit sums
 constexpr int kBlockLookups = 2 * kBlockBytes;
 constexpr int kQuad = 4;                      // pairs of rows in a register tile
-constexpr int kRowBlock = 32;                 // rows whose tables stay in the first-level cache
+constexpr int kLookupRowBlock = 32;                 // rows whose tables stay in the first-level cache
 constexpr int64_t kWideBytes = 273 * kBlockBytes;  // bytes of K whose counts fit 16 bits
 
 struct PairTables {
@@ -49,6 +50,33 @@ constexpr PairTables make_pair_tables() {
 }
 
 constexpr PairTables kPairTables = make_pair_tables();
+
+// The low nibbles of a byte's columns, then the high ones, as look-up indices.
+template <class Vector>
+void unpack_nibbles(const uint8_t* panel, int64_t bytes, uint8_t* indices) {
+    const typename Vector::type mask = Vector::set8(15);
+    for (int64_t j = 0; j < bytes; ++j) {
+        const typename Vector::type both = Vector::load(panel + j * Vector::lanes);
+        Vector::store(indices + 2 * j * Vector::lanes, Vector::and_(both, mask));
+        Vector::store(indices + (2 * j + 1) * Vector::lanes, Vector::and_(Vector::shift_right4(both), mask));
+    }
+}
+
+// Adds kScale * counts (8 unsigned 16-bit numbers) to 8 columns of z, or to `start` for the first block of K.
+template <int kScale>
+void add_counts(__m128i counts, bool first, int32_t start, int64_t valid, int32_t* z) {
+    if (valid <= 0) return;
+    const __m256i wide = _mm256_mullo_epi32(_mm256_cvtepu16_epi32(counts), _mm256_set1_epi32(kScale));
+    if (valid >= 8) {
+        __m256i* out = reinterpret_cast<__m256i*>(z);
+        const __m256i before = first ? _mm256_set1_epi32(start) : _mm256_loadu_si256(out);
+        _mm256_storeu_si256(out, _mm256_add_epi32(before, wide));
+        return;
+    }
+    alignas(32) int32_t values[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(values), wide);
+    for (int64_t c = 0; c < valid; ++c) z[c] = (first ? start : z[c]) + values[c];
+}
 
 template <class Vector>
 struct LookupProduct {
@@ -75,7 +103,7 @@ struct LookupProduct {
     static int64_t scratch_bytes(int64_t rows, int64_t columns, int64_t words) {
         const int64_t panels = (columns + kColumns - 1) / kColumns;
         if (rows == 1) return words * 16 * 16 + 64;
-        return panels * kRowBlock * kColumns * 2 + kRowBlock / 2 * kBlockLookups * 16 + kBlockLookups * kColumns + 64;
+        return panels * kLookupRowBlock * kColumns * 2 + kLookupRowBlock / 2 * kBlockLookups * 16 + kBlockLookups * kColumns + 64;
     }
 
     static void product(const uint64_t* a, int64_t rows, int64_t words, const uint8_t* panels, int64_t columns,
@@ -86,8 +114,8 @@ struct LookupProduct {
             single_row(reinterpret_cast<const uint8_t*>(a), bytes, words, panels, columns, k, z, scratch);
             return;
         }
-        for (int64_t r = 0; r < rows; r += kRowBlock) {
-            const int64_t count = rows - r < kRowBlock ? rows - r : kRowBlock;
+        for (int64_t r = 0; r < rows; r += kLookupRowBlock) {
+            const int64_t count = rows - r < kLookupRowBlock ? rows - r : kLookupRowBlock;
             int64_t done = 0;
             do {
                 const int64_t stop = bytes - done < kWideBytes ? bytes : done + kWideBytes;
@@ -136,24 +164,15 @@ struct LookupProduct {
         }
     }
 
-    static void unpack_indices(const uint8_t* panel, int64_t bytes, int64_t lookups, uint8_t* indices) {
-        const V mask = Vector::set8(15);
-        for (int64_t j = 0; j < bytes; ++j) {
-            const V both = Vector::load(panel + j * kColumns);
-            Vector::store(indices + 2 * j * kColumns, Vector::and_(both, mask));
-            Vector::store(indices + (2 * j + 1) * kColumns, Vector::and_(Vector::shift_right4(both), mask));
-        }
-        for (int64_t g = 2 * bytes; g < lookups; ++g) Vector::store(indices + g * kColumns, Vector::zero());
-    }
-
     template <int kPairs>
     static void tile(const uint8_t* tables, const uint8_t* indices, int64_t steps, uint16_t* sums) {
         V v[kPairs], s[kPairs];
+        PW_UNROLL
         for (int p = 0; p < kPairs; ++p) v[p] = s[p] = Vector::zero();
         for (int64_t i = 0; i < steps; ++i) {
             const V i0 = Vector::load(indices), i1 = Vector::load(indices + kColumns),
                     i2 = Vector::load(indices + 2 * kColumns);
-#pragma GCC unroll 8
+            PW_UNROLL
             for (int p = 0; p < kPairs; ++p) {
                 V t = Vector::lookup(Vector::broadcast16(tables + p * 16), i0);
                 t = Vector::add8(t, Vector::lookup(Vector::broadcast16(tables + (kQuad + p) * 16), i1));
@@ -165,6 +184,7 @@ struct LookupProduct {
             indices += 3 * kColumns;
         }
         const V byte = Vector::set16(255);
+        PW_UNROLL
         for (int p = 0; p < kPairs; ++p) {
             const V high1 = Vector::shift_right8(s[p]);
             const V low1 = Vector::and_(Vector::sub16(Vector::shift_right8(v[p]), Vector::shift_left4(high1)), byte);
@@ -184,14 +204,16 @@ struct LookupProduct {
         const int64_t pairs = (rows + 1) / 2;
         uint8_t* indices = scratch;
         uint8_t* tables = indices + kBlockLookups * kColumns;
-        uint16_t* sums = reinterpret_cast<uint16_t*>(tables + kRowBlock / 2 * kBlockLookups * 16);
+        uint16_t* sums = reinterpret_cast<uint16_t*>(tables + kLookupRowBlock / 2 * kBlockLookups * 16);
         memset(sums, 0, static_cast<size_t>(count * pairs * 2 * kColumns) * 2);
+        // The last step of a block may look up beyond its bytes, in tables of zeros: any index will do.
+        memset(indices, 0, static_cast<size_t>(kBlockLookups * kColumns));
         for (int64_t byte = start; byte < stop; byte += kBlockBytes) {
             const int64_t bytes = stop - byte < kBlockBytes ? stop - byte : kBlockBytes;
             const int64_t steps = (2 * bytes + 2) / 3;
             build_tables(a, rows, words * 8, byte, bytes, 3 * steps, tables);
             for (int64_t panel = 0; panel < count; ++panel) {
-                unpack_indices(panels + panel * panel_bytes(words) + byte * kColumns, bytes, 3 * steps, indices);
+                unpack_nibbles<Vector>(panels + panel * panel_bytes(words) + byte * kColumns, bytes, indices);
                 uint16_t* panel_sums = sums + panel * pairs * 2 * kColumns;
                 for (int64_t p = 0; p < pairs; p += kQuad) {
                     const uint8_t* quad = tables + p * kBlockLookups * 16;
@@ -217,16 +239,12 @@ struct LookupProduct {
 
     // Sums lie as [even columns][odd columns].
     static void write_row(const uint16_t* sums, bool first, int64_t k, int64_t valid, int32_t* z) {
-        alignas(64) int32_t row[kColumns];
-        for (int64_t c = 0; c < kHalf; ++c) {
-            row[2 * c] = -2 * static_cast<int32_t>(sums[c]);
-            row[2 * c + 1] = -2 * static_cast<int32_t>(sums[kHalf + c]);
-        }
-        const int32_t offset = static_cast<int32_t>(k);
-        if (first) {
-            for (int64_t c = 0; c < valid; ++c) z[c] = offset + row[c];
-        } else {
-            for (int64_t c = 0; c < valid; ++c) z[c] += row[c];
+        const int32_t start = static_cast<int32_t>(k);
+        for (int64_t c = 0; c < kHalf; c += 8) {
+            const __m128i even = _mm_load_si128(reinterpret_cast<const __m128i*>(sums + c));
+            const __m128i odd = _mm_load_si128(reinterpret_cast<const __m128i*>(sums + kHalf + c));
+            add_counts<-2>(_mm_unpacklo_epi16(even, odd), first, start, valid - 2 * c, z + 2 * c);
+            add_counts<-2>(_mm_unpackhi_epi16(even, odd), first, start, valid - 2 * c - 8, z + 2 * c + 8);
         }
     }
 

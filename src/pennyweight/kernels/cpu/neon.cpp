@@ -14,32 +14,43 @@ constexpr int64_t kByteSteps = 30;  // 30 * 8 = 240 fits a byte
 template <int kRows, int kCols>
 void tile(const uint64_t* a, const uint64_t* b, int64_t words, int64_t k, int32_t* z, int64_t z_stride) {
     uint32x4_t total[kRows][kCols];
+    PW_UNROLL
     for (int r = 0; r < kRows; ++r) {
+        PW_UNROLL
         for (int c = 0; c < kCols; ++c) total[r][c] = vdupq_n_u32(0);
     }
     int64_t w = 0;
     while (w + 2 <= words) {
         const int64_t left = (words - w) / 2, steps = left < kByteSteps ? left : kByteSteps;
         uint8x16_t count[kRows][kCols];
+        PW_UNROLL
         for (int r = 0; r < kRows; ++r) {
+            PW_UNROLL
             for (int c = 0; c < kCols; ++c) count[r][c] = vdupq_n_u8(0);
         }
         for (int64_t s = 0; s < steps; ++s, w += 2) {
             uint64x2_t right[kCols];
+            PW_UNROLL
             for (int c = 0; c < kCols; ++c) right[c] = vld1q_u64(b + c * words + w);
+            PW_UNROLL
             for (int r = 0; r < kRows; ++r) {
                 const uint64x2_t row = vld1q_u64(a + r * words + w);
+                PW_UNROLL
                 for (int c = 0; c < kCols; ++c) {
                     count[r][c] =
                         vaddq_u8(count[r][c], vcntq_u8(vreinterpretq_u8_u64(veorq_u64(row, right[c]))));
                 }
             }
         }
+        PW_UNROLL
         for (int r = 0; r < kRows; ++r) {
+            PW_UNROLL
             for (int c = 0; c < kCols; ++c) total[r][c] = vpadalq_u16(total[r][c], vpaddlq_u8(count[r][c]));
         }
     }
+    PW_UNROLL
     for (int r = 0; r < kRows; ++r) {
+        PW_UNROLL
         for (int c = 0; c < kCols; ++c) {
             int64_t differing = vaddvq_u32(total[r][c]);
             if (w < words) {

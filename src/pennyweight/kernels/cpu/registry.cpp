@@ -23,7 +23,7 @@ bool has_avx512bw() {
 #endif
 #if defined(PW_HAVE_AVX512VPOPCNT)
 bool has_avx512vpopcnt() {
-    return has_avx512bw() && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni");
+    return has_avx512bw() && __builtin_cpu_supports("avx512vpopcntdq");
 }
 #endif
 bool always() { return true; }
