@@ -136,16 +136,12 @@ def _contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotCont
     """The quantizers of weight and input; gradient slots play no part in inference."""
     if not isinstance(module, GemmModule):
         return None, None
-    odd = [name for name in ("accumulator", "backend") if name in module.slots.filled]
+    odd: list[str] = [name for name in ("accumulator", "backend") if name in module.slots.filled]
     for slot in ("weight", "input"):
         odd += [f"{slot}.{stage}" for stage in getattr(module.slots, slot) if stage != "quantize"]
     if odd:
         raise ArtifactError(f"layer {fqn!r} fills {', '.join(odd)}, which an artifact cannot express")
-    found = []
-    for slot in ("weight", "input"):
-        chain = getattr(module.slots, slot)
-        found.append(chain["quantize"] if "quantize" in chain else None)
-    return found[0], found[1]
+    return module.slots.weight.quantizer, module.slots.input.quantizer
 
 
 def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, Tensors]:

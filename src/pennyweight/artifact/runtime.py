@@ -109,7 +109,7 @@ class PackedLayers(nn.Module):
                 threshold, descending = _threshold(layer, between[number], is_first=number == 0)
                 greater = ~descending
             packed.append(ops.ChainLayer(words=words, k=layer.in_features, threshold=threshold, greater=greater))
-        content = layers[0].slots.input["quantize"]
+        content = layers[0].slots.input.quantizer
         takes_codes = isinstance(content, RunningInput)
         self.chain = ops.PackedChain(
             packed,
@@ -132,7 +132,7 @@ def _threshold(layer: GemmLinear, between: Sequence[nn.Module], is_first: bool) 
         return y
 
     k = layer.in_features
-    if is_first and isinstance(layer.slots.input["quantize"], RunningInput):
+    if is_first and isinstance(layer.slots.input.quantizer, RunningInput):
         return fold_thresholds(expression, -128 * k, 128 * k, 1, layer.out_features)
     return fold_thresholds(expression, -k, k, 2, layer.out_features)
 
@@ -149,7 +149,7 @@ def lower(program_input: str, steps: list[Step], output: Any, specs: Any, module
         target = f"packed:{first['target']}"
         assert all(isinstance(layer, GemmLinear) for layer in layers)
         chosen[target] = PackedLayers([layer for layer in layers if isinstance(layer, GemmLinear)], between)
-        removed |= {index for index in chain.layers[:-1]} | {index for gap in chain.between for index in gap}
+        removed |= set(chain.layers[:-1]).union(*chain.between)
         replaced[chain.layers[-1]] = {**first, "name": last["name"], "target": target}
     rewritten = [replaced.get(index, step) for index, step in enumerate(steps) if index not in removed]
     called = {step["target"] for step in rewritten if step["op"] == "module"}

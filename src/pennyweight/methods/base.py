@@ -1,4 +1,4 @@
-"""The central abstraction: a method is a frozen dataclass with one function; `apply_` is the one door to all of them."""
+"""The central abstraction: a method is a frozen dataclass with one function; `apply_` is the door to all of them."""
 
 import dataclasses
 import time

@@ -126,8 +126,8 @@ class BNN(Method):
         if self.glorot_scaling:
             fan_in = layer.weight[0].numel()
             fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
-            layer.weight.lr_scale = math.sqrt((fan_in + fan_out) / 1.5)  # type: ignore[attr-defined]
-        layer.weight.no_weight_decay = True  # type: ignore[attr-defined]  # decay towards 0 only makes signs flip
+            layer.weight.lr_scale = math.sqrt((fan_in + fan_out) / 1.5)
+        layer.weight.no_weight_decay = True  # decay towards 0 only makes signs flip
 
 
 @torch.no_grad()
@@ -152,6 +152,6 @@ def _refuse_functional_rectifiers(model: nn.Module) -> None:
             node.op == "call_method" and node.target in _RECTIFIER_METHODS
         ):
             raise MethodError(
-                f"the model calls {getattr(node.target, '__name__', node.target)}() as a function (node {node.name!r}): "
+                f"the model calls {getattr(node.target, '__name__', node.target)}() as a function ({node.name!r}): "
                 f"the sign of its output is always +1; make it a module, such as self.act = torch.nn.ReLU()"
             )

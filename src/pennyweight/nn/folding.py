@@ -1,5 +1,7 @@
 """`fold_batchnorm_`: melt a trained batch norm into the weighted layer before it."""
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
@@ -75,10 +77,12 @@ def _fold(name: str, layer: nn.Module, norm: nn.Module) -> bool:
         return False
     if isinstance(layer, GemmLinear | GemmConv1d | GemmConv2d | GemmConv3d) and layer.slots.filled:
         raise MethodError(f"layer {name!r} holds {layer.slots.filled}: fold batch norm before filling slots")
-    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    wide = [None if t is None else t.detach().double() for t in (
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)]  # fmt: skip
-    weight, bias = fuse(wide[0], wide[1], wide[2], wide[3], norm.eps, wide[4], wide[5])  # type: ignore[operator]
+    weight = layer.weight.detach().double()
+    bias = None if layer.bias is None else layer.bias.detach().double()
+    gamma, beta = (None if t is None else t.detach().double() for t in (norm.weight, norm.bias))
+    mean, var = norm.running_mean.double(), norm.running_var.double()
+    fuse: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    weight, bias = fuse(weight, bias, mean, var, norm.eps, gamma, beta)
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is None:

@@ -11,18 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
-from pennyweight.nn.slots.chain import GemmSlots, Product
-
+from pennyweight.nn.slots.chain import GemmSlots, Product, SlotContent
 
 T = TypeVar("T", bound="_Gemm")
 
 
-class _Gemm:
+class _Gemm(nn.Module):
     """What the four layers share: conversion from torch's layer, and the flow through the slots."""
 
     slots: GemmSlots
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any  # a parameter; torch's two layers declare it differently
+    bias: Any  # a parameter or None
 
     @classmethod
     def from_module(cls: type[T], module: nn.Module) -> T:
@@ -31,7 +30,7 @@ class _Gemm:
         for key, value in module.__dict__.items():
             layer.__dict__[key] = value.copy() if isinstance(value, dict) else value
         layer.slots = GemmSlots()
-        layer.slots.train(module.training)  # type: ignore[attr-defined]
+        layer.slots.train(module.training)
         return layer
 
     def _through_slots(self, multiply: Product, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
@@ -51,12 +50,28 @@ class _Gemm:
             y = y + self.bias.reshape(channel_shape)
         return y
 
+    def from_integers(self, z: Tensor) -> Tensor:
+        """The layer's output for a given integer product of its codes: the same scales and bias, in the same order.
+
+        Args:
+            z: (..., out_features) float, the product of input codes and weight codes of a linear layer.
+        """
+        scales: list[Any] = [
+            content.scale
+            for content in (self.slots.input.quantizer, self.slots.weight.quantizer)
+            if content is not None and isinstance(getattr(content, "scale", None), Tensor)
+        ]
+        if scales:
+            z = z * (scales[0] if len(scales) == 1 else scales[0] * scales[1])
+        return z if self.bias is None else z + self.bias
+
     def _pad(self, x: Tensor) -> Tensor:
         return x
 
     def project_(self) -> None:
         """Let the weight slot's contents project the latent weights (for example clip them)."""
         for content in self.slots.weight.values():
+            assert isinstance(content, SlotContent)
             content.project_(self.weight)
 
 
@@ -92,13 +107,13 @@ class _GemmConv(_Gemm):
     padding: Any
     dilation: tuple[int, ...]
     groups: int
-    padding_mode: str
+    padding_mode: Any
     _reversed_padding_repeated_twice: list[int]
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, in_channels, *spatial) -> (batch, out_channels, *spatial), as torch's layer."""
         if not self.slots.filled:
-            return super().forward(input)  # type: ignore[misc]  # torch's layer is next in the order of resolution
+            return super().forward(input)  # torch's layer is next in the order of resolution
         dims = self.weight.dim() - 2
         if input.dim() == dims + 1:  # torch's layers also take one sample without a batch
             return self.forward(input[None])[0]
@@ -183,4 +198,4 @@ def as_gemm(module: nn.Module) -> GemmModule:
             f"cannot give slots to {type(module).__module__}.{type(module).__qualname__}: only torch's own Linear and "
             f"Conv1d/2d/3d are replaced, a subclass would lose what it adds; exclude it by name"
         )
-    return kind.from_module(module)  # type: ignore[attr-defined,no-any-return]
+    return kind.from_module(module)  # type: ignore[attr-defined]

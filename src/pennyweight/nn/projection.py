@@ -14,8 +14,9 @@ from pennyweight.nn.slots.chain import SlotContent
 def project_(model: nn.Module) -> None:
     """Call `project_()` of every module that has one; the line to put after `optimizer.step()`."""
     for module in model.modules():
-        if not isinstance(module, SlotContent) and hasattr(module, "project_"):  # a content is called by its layer
-            module.project_()
+        projection = getattr(module, "project_", None)
+        if callable(projection) and not isinstance(module, SlotContent):  # a content is called by its layer
+            projection()
 
 
 def attach_projections(optimizer: Optimizer, model: nn.Module) -> RemovableHandle:

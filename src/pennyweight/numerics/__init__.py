@@ -1,4 +1,4 @@
-"""Floor 0: values and arithmetic on torch tensors, without `torch.nn`: formats, rounding, ranges, randomness, measures."""
+"""Floor 0: values and arithmetic on tensors, without `torch.nn`: formats, rounding, ranges, randomness, measures."""
 
 from pennyweight.numerics.affine import (
     AffineParameters,

@@ -1,4 +1,4 @@
-"""Measurements that say how they came about: value, unit, n, spread, machine, versions; intervals; interleaved timing."""
+"""Measurements that say how they came about: unit, n, spread, machine, versions; intervals; interleaved timing."""
 
 import math
 import os

@@ -45,6 +45,13 @@ class SlotContent(nn.Module):
 class SlotChain(nn.ModuleDict):
     """The contents of one slot in the fixed order mask, quantize, pack; at most one content a stage."""
 
+    @property
+    def quantizer(self) -> SlotContent | None:
+        """The content at stage "quantize"."""
+        found = dict(self.items()).get("quantize")
+        assert found is None or isinstance(found, SlotContent)
+        return found
+
     def fill(self, content: SlotContent, where: str) -> None:
         """Put a content into its stage.
 
@@ -85,12 +92,17 @@ class GemmSlots(nn.Module):
     - `backend`: replaces its execution (a kernel).
     """
 
+    accumulator: nn.Module | None
+    backend: nn.Module | None
+
     def __init__(self) -> None:
         super().__init__()
-        for name in CHAINED_SLOTS:
-            setattr(self, name, SlotChain())
-        self.accumulator: nn.Module | None = None
-        self.backend: nn.Module | None = None
+        self.weight = SlotChain()
+        self.input = SlotChain()
+        self.grad_output_input = SlotChain()
+        self.grad_output_update = SlotChain()
+        self.accumulator = None
+        self.backend = None
 
     def fill(self, slot: str, content: nn.Module) -> None:
         """Fill one slot.
@@ -112,8 +124,8 @@ class GemmSlots(nn.Module):
         for other in EXCLUSIVE_SLOTS:
             if getattr(self, other) is not None:
                 raise MethodError(
-                    f"slot {other!r} already holds {type(getattr(self, other)).__name__}; "
-                    f"{type(content).__name__} cannot fill slot {slot!r} beside it: exclude this layer from one of the two"
+                    f"slot {other!r} already holds {type(getattr(self, other)).__name__}; {type(content).__name__} "
+                    f"cannot fill slot {slot!r} beside it: exclude this layer from one of the two methods"
                 )
         setattr(self, slot, content)
 
