@@ -27,6 +27,12 @@ class Box:
         return (self.right - self.left) * (self.top - self.bottom) - self.overlap(frame)
 
 
+_DIRECTIONS = (
+    *((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1)),
+    *((2, 1), (2, -1), (-2, 1), (-2, -1), (1, 2), (1, -2), (-1, 2), (-1, -2)),
+)
+
+
 def place_labels(
     anchors: Sequence[tuple[Number, Number]],
     sizes: Sequence[tuple[Number, Number]],
@@ -47,10 +53,10 @@ def place_labels(
     placed: list[Box] = []
     for (x, y), (width, height) in zip(anchors, sizes, strict=True):
         best: tuple[Number, Box] | None = None
-        for distance in (9.0, 16.0, 26.0, 40.0, 58.0, 80.0):
+        for distance in (9.0, 16.0, 26.0, 36.0, 48.0, 62.0, 78.0, 96.0):
             # Right and left first: they read as belonging to the mark.
-            for rank, (across, up) in enumerate(((1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1))):
-                scale = distance / (math.hypot(across, up) if across and up else 1.0)
+            for rank, (across, up) in enumerate(_DIRECTIONS):
+                scale = distance / math.hypot(across, up)
                 left = x + across * scale - (width if across < 0 else width / 2 if across == 0 else 0.0)
                 bottom = y + up * scale - (height if up < 0 else height / 2 if up == 0 else 0.0)
                 box = Box(left, bottom, left + width, bottom + height)

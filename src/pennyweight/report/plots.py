@@ -8,7 +8,6 @@ from typing import Any
 from pennyweight.report.labels import Box, log_ticks, place_labels
 from pennyweight.report.record import ArmReport, Number, RunReport, ScenarioReport
 from pennyweight.report.svg import (
-    GRID,
     INK,
     LINE_STYLES,
     MARKERS,
@@ -21,8 +20,9 @@ from pennyweight.report.svg import (
 )
 from pennyweight.report.units import bytes_text, percent_text, time_text
 
-WIDTH, HEIGHT = 5.6, 3.9
-LEFT, BOTTOM, ACROSS, UP = 0.115, 0.135, 0.86, 0.77
+# Inches; the page scales them.
+WIDTH, PLOT_HEIGHT = 5.6, 2.9
+LEFT, RIGHT, BOTTOM, HEADING, LEGEND_ROW = 0.64, 0.14, 0.53, 0.4, 0.2
 
 
 def palette(report: RunReport) -> dict[str, int]:
@@ -62,7 +62,7 @@ def accuracy_against_size(report: RunReport) -> str | None:
             mark = MARKERS[places[arm.name] % len(MARKERS)]
             axes.plot(size, accuracy, mark, color=color, markersize=10, markeredgecolor=PAPER, zorder=3)
         axes.set_xlabel("Size on disk (log scale), everything counted")
-        _heading(axes, "Accuracy on the test set, 95 % interval; up and to the left is better")
+        _lay_out(figure, axes, "Accuracy on the test set, 95 % interval; up and to the left is better", [])
         reference = None if baseline is None else _size_and_accuracy(baseline)
         if reference is not None:
             axes.axhline(reference[1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
@@ -70,7 +70,7 @@ def accuracy_against_size(report: RunReport) -> str | None:
             figure,
             axes,
             reference and reference[1],
-            [(plain_text(arm.name, 28), x, y, _finite_interval(arm)) for arm, x, y in arms],
+            [(plain_text(arm.name, 24), x, y, _finite_interval(arm)) for arm, x, y in arms],
         )
         told = "; ".join(
             f"{plain_text(arm.name)}: {percent_text(accuracy)} at {bytes_text(size)}" for arm, size, accuracy in arms
@@ -94,27 +94,28 @@ def latency_distribution(report: RunReport, scenario: str) -> str | None:
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99])
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+        lines: list[tuple[str, Any]] = []
         for arm, points in arms:
             result = arm.scenario(scenario)
-            label = plain_text(arm.name, 28) + ("" if result is None or result.valid else " (INVALID)")
-            axes.plot(
+            label = plain_text(arm.name, 24) + ("" if result is None or result.valid else " (INVALID)")
+            (line,) = axes.plot(
                 [time for _, time in points],
                 [share for share, _ in points],
                 color=arm_color(places[arm.name]),
                 linestyle=LINE_STYLES[places[arm.name] % len(LINE_STYLES)],
                 linewidth=2.2,
                 solid_capstyle="round",
-                label=label,
             )
+            lines.append((label, line))
         axes.set_xlabel("Latency of a query (log scale)")
-        _heading(axes, f"Share of {plain_text(scenario)} queries answered within a time; left is better")
-        _legend(figure, axes)
+        heading = f"Share of {plain_text(scenario, 24)} queries answered within a time; left is better"
+        _lay_out(figure, axes, heading, lines)
         told = "; ".join(
             f"{plain_text(arm.name)}: half within {time_text(_quantile(points, 0.5))}, "
             f"99 % within {time_text(_quantile(points, 0.99))}"
             for arm, points in arms
         )
-        name = "latency-" + "".join(c for c in scenario.lower() if c.isascii() and c.isalnum())
+        name = f"latency-{report.scenario_names().index(scenario)}"
         return to_svg(figure, name=name, title=f"{plain_text(scenario)} latency", description=told)
 
 
@@ -129,21 +130,22 @@ def training_accuracy(report: RunReport) -> str | None:
 
 
 def _curves(report: RunReport, what: str, title: str, heading: str) -> str | None:
-    lines = [
+    curves = [
         (arm, seed, points)
         for arm in report.arms
         for seed in dict.fromkeys(point.seed for point in arm.curve)
         if (points := _curve(arm, what, seed))
     ]
-    if not lines:
+    if not curves:
         return None
     with house_style():
         figure, axes = _figure()
         places = palette(report)
-        named: set[str] = set()
-        for arm, _, points in lines:
-            many = sum(other is arm for other, _, _ in lines) > 1
-            axes.plot(
+        lines: list[tuple[str, Any]] = []
+        named: list[ArmReport] = []
+        for arm, _, points in curves:
+            many = sum(other is arm for other, _, _ in curves) > 1
+            (line,) = axes.plot(
                 [step for step, _ in points],
                 [value for _, value in points],
                 color=arm_color(places[arm.name]),
@@ -151,12 +153,13 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
                 linewidth=1.3 if many else 2.0,
                 alpha=0.8 if many else 1.0,
                 marker="o" if len(points) == 1 else "",
-                label=plain_text(arm.name, 28) if arm.name not in named else "_nolegend_",
             )
-            named.add(arm.name)
-        if len(lines) > len(named):
+            if arm not in named:
+                named.append(arm)
+                lines.append((plain_text(arm.name, 24), line))
+        if len(curves) > len(lines):
             heading += "; one line a seed"
-        values = [value for _, _, points in lines for _, value in points]
+        values = [value for _, _, points in curves for _, value in points]
         if what == "accuracy":
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %" if value <= 1 else "")
         elif min(values) > 0 and max(values) / min(values) > 30:
@@ -166,12 +169,11 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel("Optimiser step")
-        _heading(axes, heading)
-        _legend(figure, axes)
+        _lay_out(figure, axes, heading, lines)
         told = "; ".join(
             f"{plain_text(arm.name)}, seed {seed}: {points[0][1]:.3g} at step {points[0][0]:,}, "
             f"{points[-1][1]:.3g} at step {points[-1][0]:,}"
-            for arm, seed, points in lines
+            for arm, seed, points in curves
         )
         return to_svg(figure, name=what, title=title, description=told)
 
@@ -179,24 +181,35 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
 def _figure() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    axes = figure.add_axes((LEFT, BOTTOM, ACROSS, UP))
-    return figure, axes
+    figure = Figure(figsize=(WIDTH, PLOT_HEIGHT))
+    return figure, figure.add_axes((0, 0, 1, 1))
 
 
-def _heading(axes: Any, text: str) -> None:
-    """What the y axis shows, set where it is read first: above the axis, level."""
-    axes.figure.text(0.0, 0.965, text, color=MUTED, fontsize=9.5, va="center")
+def _lay_out(figure: Any, axes: Any, heading: str, lines: list[tuple[str, Any]]) -> None:
+    """Set the heading (what the y axis shows, where it is read first), the names below it, and the plot below those.
 
-
-def _legend(figure: Any, axes: Any) -> None:
-    """Names below the heading; the plot gives way by as many rows as it takes."""
-    handles, labels = axes.get_legend_handles_labels()
-    widest = 5.6 * max(map(len, labels)) + 45  # points: letters, the sample of the line, the gap
-    columns = max(1, min(len(labels), int(72 * WIDTH / widest)))
-    rows = math.ceil(len(labels) / columns)
-    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(-0.012, 0.945), ncols=columns, handlelength=2.6)
-    axes.set_position((LEFT, BOTTOM, ACROSS, UP - 0.06 * rows))
+    The picture grows with the rows of names; the plot keeps its size.
+    """
+    rows = 0
+    if lines:
+        # matplotlib drops names that begin with an underscore; a character without width saves them.
+        names = [name if not name.startswith("_") else f"\N{ZERO WIDTH SPACE}{name}" for name, _ in lines]
+        widest = 5.6 * max(map(len, names)) + 45  # points: letters, the sample of the line, the gap
+        columns = max(1, min(len(names), int(72 * WIDTH / widest)))
+        rows = math.ceil(len(names) / columns)
+    height = BOTTOM + PLOT_HEIGHT + LEGEND_ROW * rows + HEADING
+    figure.set_size_inches(WIDTH, height)
+    axes.set_position((LEFT / WIDTH, BOTTOM / height, (WIDTH - LEFT - RIGHT) / WIDTH, PLOT_HEIGHT / height))
+    figure.text(0, 1 - 0.13 / height, heading, color=MUTED, fontsize=9.5, va="center")
+    if lines:
+        figure.legend(
+            [line for _, line in lines],
+            names,
+            loc="upper left",
+            bbox_to_anchor=(-0.012, 1 - 0.21 / height),
+            ncols=columns,
+            handlelength=2.6,
+        )
 
 
 def _log_axis(axis: Any, low: Number, high: Number, words: Any) -> None:
@@ -241,7 +254,7 @@ def _label_points(
         near_x = min(max(px, box.left), box.right)
         if math.hypot(near_x - px, middle - py) > 22:
             (x0, x1), (y0, y1) = zip(to_data((px, py)), to_data((near_x, middle)), strict=True)
-            axes.plot([x0, x1], [y0, y1], color=GRID, linewidth=1, zorder=1)
+            axes.plot([x0, x1], [y0, y1], color=MUTED, linewidth=0.7, zorder=1)
         x, y = to_data((box.left, middle))
         axes.text(x, y, name, fontsize=10.5, fontweight="bold", va="center", color=INK, zorder=4)
 

@@ -18,7 +18,7 @@ INK, MUTED, GRID, PAPER = "#1c2430", "#5a6575", "#dde2e8", "#fffffe"
 BASELINE_COLOR = "#3f4a5a"
 ARM_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")
 # A second mark besides colour, for print and for those who see none.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "p", "h", "<")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BASELINE_COLOR: "arm-0"} | {
@@ -131,7 +131,12 @@ def _restyle(tag: str, name: str) -> str:
     tag = re.sub(r'(href="|url\()#', rf"\1#{name}-", tag)
     # The page chooses the font; older matplotlibs write one shorthand, newer ones its parts.
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
-    tag = re.sub(r"font: (?:[a-z]+ )*([\d.]+px)[^;\"]*", r"font-size: \1", tag)
+    tag = re.sub(r"font: ([^;\"]*?)([\d.]+px)[^;\"]*", _font_without_family, tag)
     for color, variable in _VARIABLES.items():
         tag = tag.replace(f": {color}", f": var(--{variable}, {color})")
     return tag
+
+
+def _font_without_family(shorthand: re.Match[str]) -> str:
+    weight = "; font-weight: 700" if re.search(r"bold|[6-9]00", shorthand.group(1)) else ""
+    return f"font-size: {shorthand.group(2)}{weight}"

@@ -6,6 +6,8 @@ import math
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from pennyweight.report import Accuracy, ArmReport, CurvePoint, RunReport, ScenarioReport
 from pennyweight.report.labels import Box, log_ticks, place_labels
 from pennyweight.report.plots import (
@@ -15,6 +17,7 @@ from pennyweight.report.plots import (
     training_accuracy,
     training_loss,
 )
+from pennyweight.report.svg import _restyle
 
 HOSTILE = '</text></svg><script>alert("$x^2_$")</script>--> & $\\frac{'
 
@@ -61,11 +64,23 @@ def test_pictures_hold_hostile_names_as_text(sample_report: RunReport) -> None:
 
 
 def test_a_name_in_any_script_draws_without_a_warning(sample_report: RunReport) -> None:
-    arms = tuple(dataclasses.replace(arm, name=f"{arm.name} 二値 \x00\n🪙") for arm in sample_report.arms)
+    arms = tuple(dataclasses.replace(arm, name=f"_{arm.name} 二値 \x00\n🪙") for arm in sample_report.arms)
     for svg in every_picture(dataclasses.replace(sample_report, arms=arms)):
         assert svg is not None
         assert "二値" in svg
         ElementTree.fromstring(svg)
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "font: 700 10.5px 'DejaVu Sans', 'A', sans-serif; fill: #1c2430",
+        "font-size: 10.5px; font-weight: 700; font-family: 'DejaVu Sans', sans-serif; fill: #1c2430",
+    ],
+)
+def test_old_and_new_ways_to_write_a_font_lose_the_family(style: str) -> None:
+    tag = _restyle(f'<text style="{style}" x="1">', "n")
+    assert tag == '<text style="font-size: 10.5px; font-weight: 700; fill: var(--ink, #1c2430)" x="1">'
 
 
 def test_nothing_to_draw_is_none() -> None:
