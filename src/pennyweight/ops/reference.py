@@ -6,27 +6,22 @@ Works on every device. Speed is not a goal; exactness is: sums of signs are exac
 import torch
 from torch import Tensor
 
+from pennyweight.numerics import packing
+
 
 def pack_signs(x: Tensor) -> Tensor:
     """Sign bits of the last dimension, 64 to a word, bit i of word j for element 64 j + i; bit 1 means x >= 0."""
-    k = x.shape[-1]
-    return pack_bits(x >= 0).reshape(*x.shape[:-1], -(-k // 64))
+    return packing.pack_signs(x)
 
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Booleans of the last dimension, 64 to an int64 word, the bits beyond the end zero."""
-    k = bits.shape[-1]
-    words = -(-k // 64)
-    padded = torch.nn.functional.pad(bits.to(torch.int64), (0, 64 * words - k))
-    shifts = torch.arange(64, device=bits.device)
-    return (padded.reshape(*bits.shape[:-1], words, 64) << shifts).sum(-1)
+    return packing.pack_signs(bits.to(torch.int8) - 1)
 
 
 def unpack_signs(words: Tensor, k: int) -> Tensor:
     """The signs +1 and -1 of packed words, as float64."""
-    shifts = torch.arange(64, device=words.device)
-    bits = (words.unsqueeze(-1) >> shifts) & 1
-    return bits.flatten(-2)[..., :k].to(torch.float64) * 2 - 1
+    return packing.unpack_signs(words, k).to(torch.float64)
 
 
 def binary_matmul(a_words: Tensor, b_words: Tensor, k: int) -> Tensor:

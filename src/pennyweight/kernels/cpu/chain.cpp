@@ -151,6 +151,7 @@ PW_API void pw_chain_add(void* handle, int int8, const uint64_t* w, int64_t n, i
 // Samples x (rows, k of the first layer) to sums (rows, columns of the last). Returns the first NaN's index, or -1.
 PW_API int64_t pw_chain_run(const void* handle, const void* x, int input, float scale, int64_t rows, int32_t* out,
                             int threads) {
+    if (rows <= 0) return -1;
     const Chain& chain = *static_cast<const Chain*>(handle);
     const Layer& first = *chain.layers.front();
     const int64_t block = chain.kernels->row_block;
