@@ -1,14 +1,15 @@
-"""Shared test set-up: shapes in signatures are checked (jaxtyping + beartype), threads are pinned, real data is found or skipped."""
+"""Shared test set-up: types and shapes of signatures are checked, threads pinned, real data found or skipped."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # The shapes written in signatures are promises; the tests hold every call to them.
-_hook = install_import_hook("pennyweight", "beartype.beartype")
+_hook = install_import_hook("pennyweight", "type_checker.checked")
 
 torch.set_num_threads(1)
 
@@ -20,3 +21,11 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("real data not laid out: set PENNYWEIGHT_DATA to the folder that holds it")
     return Path(root)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Types are not checked within this test: it passes what a user without a type checker might."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -14,7 +14,7 @@ from pennyweight.errors import BenchmarkError
 from pennyweight.mlperf.logs import read_answers, read_detail
 from pennyweight.mlperf.protocol import Array, Backend, SampleLibrary
 from pennyweight.mlperf.result import AccuracyResult, ScenarioResult
-from pennyweight.mlperf.settings import Hints, RunSettings, loadgen, test_settings
+from pennyweight.mlperf.settings import Hints, RunSettings, loadgen, to_loadgen
 from pennyweight.mlperf.statistics import effective_percentile
 from pennyweight.mlperf.sut import StagedSamples, SystemUnderTest
 
@@ -72,11 +72,21 @@ def run_accuracy(
 
 @contextmanager
 def _prepared(backend: Backend, library: SampleLibrary, max_batch: int) -> Iterator[None]:
-    backend.prepare(library.inputs[: max(1, min(max_batch, len(library)))], max_batch)
     try:
+        with _blaming(backend, "warming up"):
+            backend.prepare(library.inputs[: min(max_batch, len(library))], max_batch)
         yield
     finally:
         backend.close()
+
+
+@contextmanager
+def _blaming(backend: Backend, when: str) -> Iterator[None]:
+    """Turn what a backend raises into an error that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise BenchmarkError(f"backend {backend.name!r} failed while {when}: {error!r}") from error
 
 
 @contextmanager
@@ -97,8 +107,9 @@ def _log_folder(folder: Path | None) -> Iterator[Path]:
 def _probe(backend: Backend, library: SampleLibrary, settings: RunSettings) -> Hints:
     """Latency of one sample and throughput at the largest batch, over some tenths of a second."""
     one, many = library.inputs[:1], library.inputs[: settings.max_batch]
-    latencies = np.sort(_times(backend, one))
-    batches = _times(backend, many)
+    with _blaming(backend, "being probed"):
+        latencies = np.sort(_times(backend, one))
+        batches = _times(backend, many)
     return Hints(
         latency_ns=max(_LEAST_LATENCY_NS, round(0.8 * latencies[len(latencies) // 10])),
         samples_per_second=min(_MOST_SAMPLES_PER_SECOND, 1.1 * len(many) * 1e9 / float(np.median(batches))),
@@ -139,12 +150,12 @@ def _start(
     try:
         # Named, because LoadGen would otherwise obey an audit.config that happens to lie in the working directory.
         audit = str(logs / "no-audit.config")
-        lg.StartTestWithLogSettings(sut_id, qsl_id, test_settings(settings, hints, accuracy=accuracy), log, audit)
+        lg.StartTestWithLogSettings(sut_id, qsl_id, to_loadgen(settings, hints, accuracy=accuracy), log, audit)
     finally:
         lg.DestroyQSL(qsl_id)
         lg.DestroyFastSUT(sut_id)
     if isinstance(sut.failure, Exception):
-        raise BenchmarkError(f"backend {backend.name!r} failed during the run: {sut.failure!r}") from sut.failure
+        raise BenchmarkError(f"backend {backend.name!r} failed while being measured: {sut.failure!r}") from sut.failure
     if sut.failure is not None:
         raise sut.failure  # Ctrl-C and its kind are not the backend's fault
     return sut

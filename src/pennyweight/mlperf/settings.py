@@ -70,7 +70,7 @@ def loadgen() -> Any:
     return mlperf_loadgen
 
 
-def test_settings(settings: RunSettings, hints: Hints, *, accuracy: bool) -> Any:
+def to_loadgen(settings: RunSettings, hints: Hints, *, accuracy: bool) -> Any:
     """LoadGen's settings object."""
     lg = loadgen()
     result = lg.TestSettings()
