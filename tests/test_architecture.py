@@ -11,7 +11,7 @@ FLOORS = {
     "ops": 1, "kernels": 1,
     "nn": 2, "models": 2, "data": 2,
     "methods": 3,
-    "train": 4, "artifact": 4, "mlperf": 4, "rle": 4,
+    "training": 4, "artifact": 4, "mlperf": 4, "rle": 4,
     "bench": 5, "recipes": 5, "report": 5,
     "cli": 6,
 }  # fmt: skip
@@ -72,9 +72,9 @@ def test_no_catch_all_files() -> None:
     assert not [path for path in FILES if path.stem in {"utils", "helpers", "common", "misc"}]
 
 
-def test_public_names_are_sorted_and_real() -> None:
+def test_public_names_are_real() -> None:
     import pennyweight
 
-    assert list(pennyweight.__all__) == sorted(pennyweight.__all__)
+    assert set(pennyweight.__all__) == set(pennyweight._HOMES)  # their order is ruff's, and checked by it
     for name in pennyweight.__all__:
         assert getattr(pennyweight, name) is not None

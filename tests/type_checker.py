@@ -1,4 +1,4 @@
-"""The type checker the tests hang on the package: beartype, with an int welcome where a float is asked for (PEP 484)."""
+"""What the tests check types with: beartype, where an int is welcome as a float (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pennyweight.models import create_model, list_models
     from pennyweight.numerics import parse_format
     from pennyweight.recipes.run import run
-    from pennyweight.train import Regime, evaluate, train
+    from pennyweight.training import Regime, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -28,19 +28,19 @@ _HOMES = {
     "ImageDataset": "pennyweight.data",
     "Method": "pennyweight.methods",
     "PennyweightError": "pennyweight.errors",
-    "Regime": "pennyweight.train",
+    "Regime": "pennyweight.training",
     "RoundToNearest": "pennyweight.methods",
     "apply_": "pennyweight.methods",
     "benchmark": "pennyweight.bench.model",
     "create_model": "pennyweight.models",
-    "evaluate": "pennyweight.train",
+    "evaluate": "pennyweight.training",
     "export": "pennyweight.artifact",
     "list_models": "pennyweight.models",
     "load": "pennyweight.artifact",
     "load_dataset": "pennyweight.data",
     "parse_format": "pennyweight.numerics",
     "run": "pennyweight.recipes.run",
-    "train": "pennyweight.train",
+    "train": "pennyweight.training",
 }
 
 __all__ = [
