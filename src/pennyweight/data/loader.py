@@ -57,7 +57,8 @@ def batch_at(
     Args:
         first_sample: position of the batch's first sample in the stream, >= 0; step * batch_size while the batch
             size is constant. Epoch e is the positions from e * len(dataset).
-        batch_size: samples over all ranks, distinct within an epoch; a multiple of world_size.
+        batch_size: samples over all ranks, distinct within an epoch; at least one a rank. Shares may
+            differ by one sample: losses are summed and divided by the global count.
         seed: of the order and of the augmentation.
         augment: what is varied; None for nothing.
         copies: how many differently augmented copies of each sample, >= 1. The batch holds copy 0 of all samples,
@@ -83,10 +84,10 @@ def batch_at(
     )
     if first_sample < 0:
         raise DataError(f"first_sample={first_sample}: positions of the sample stream start at 0")
-    if not 0 <= rank < world_size or batch_size % world_size:
+    if not 0 <= rank < world_size or batch_size < world_size:
         raise DataError(
             f"rank={rank}, world_size={world_size}, batch_size={batch_size}: rank must be below world_size, "
-            "and batch_size a multiple of it, or ranks would weigh differently"
+            "and every rank needs at least one sample"
         )
     places = torch.arange(first_sample + rank, first_sample + batch_size, world_size)
     total = len(dataset)
