@@ -1,0 +1,46 @@
+"""What a command's end means: a short message instead of a traceback, and the exit code."""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from pennyweight.errors import PennyweightError
+
+USER_ERROR = 2
+PARTIAL_FAILURE = 3
+INTERRUPTED = 130
+
+
+def mends_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with errors a user can mend shown in a line, and Ctrl-C as a clean end."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except PennyweightError as error:
+            if debugging():
+                raise
+            complain(str(error))
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            complain("interrupted", kind="")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return guarded
+
+
+def debugging() -> bool:
+    """Whether --debug was given, before the command or after it."""
+    return "--debug" in sys.argv
+
+
+def complain(message: str, kind: str = "error: ") -> None:
+    """A message on standard error, its beginning in red on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False).print(Text.assemble((kind, "bold red"), message), soft_wrap=True)

@@ -1,0 +1,157 @@
+"""The run folder: where everything lies, what counts as done, and that only one run at a time writes there.
+
+A stage is done when its done.json is there; it is written last, whole or not at all. So a run killed at any moment
+goes on where it was, and a stage half done counts as not done.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pennyweight.errors import RecipeError
+from pennyweight.recipes.plan import Step
+from pennyweight.recipes.work import Record
+
+DONE = "done.json"
+LOCK = ".lock"
+_OURS = ("stages", "arms", "recipe.yaml", "resolved.yaml", "run.json", "log.txt", "report.json", "report.html")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds a recipe's run; stages of former settings stay beside the present ones, under other hashes.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    def stage(self, step: Step) -> Path:
+        """A step's folder."""
+        return self.path / "stages" / step.folder
+
+    def done(self, step: Step) -> dict[str, Any] | None:
+        """What a finished step wrote: its record, seconds and when; None where it is not finished."""
+        try:
+            content = json.loads((self.stage(step) / DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        whole = isinstance(content, dict) and content.get("key") == step.key and isinstance(content.get("record"), dict)
+        return content if whole else None
+
+    def prepare(self, step: Step) -> Path:
+        """The step's folder, cleared of all but what an interrupted attempt of it left to go on from."""
+        folder = self.stage(step)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for entry in folder.iterdir():
+                if entry.name not in step.stage.keeps:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        return folder
+
+    def finish(self, step: Step, record: Record, seconds: float, finished: str) -> dict[str, Any]:
+        """Mark a step as done."""
+        content = {
+            "key": step.key,
+            "kind": step.stage.kind,
+            "seed": step.seed,
+            "settings": step.stage.to_plain(),
+            "seconds": round(seconds, 3),
+            "finished": finished,
+            "record": record,
+        }
+        write_json(self.stage(step) / DONE, content)
+        return content
+
+    def clear(self) -> None:
+        """Remove what runs put here, and nothing else.
+
+        Raises:
+            RecipeError: the folder holds files but no run.
+        """
+        if not self.path.exists():
+            return
+        present = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        if present and not present & set(_OURS):
+            raise RecipeError(f"{self.path} holds no run of a recipe: --fresh clears run folders only")
+        with _writing(self.path):
+            for name in _OURS:
+                entry = self.path / name
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other runs out of it.
+
+        Raises:
+            RecipeError: another run holds it, or it cannot be made.
+        """
+        import fcntl
+
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK).open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecipeError(
+                    f"another run is at work in {self.path}: wait for it, or choose another folder with --folder"
+                ) from error
+            yield  # the system lets go of the lock when the process ends, however it ends
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, or leave what was there.
+
+    Raises:
+        RecipeError: it cannot be written, for example because the disk is full.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        RecipeError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"cannot read {path}: {error}; run the recipe again, it keeps what is done") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --folder"
+        ) from error

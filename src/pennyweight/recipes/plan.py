@@ -1,0 +1,102 @@
+"""Which stages a recipe comes to, under which keys their results are kept, and which of them arms share."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pennyweight
+from pennyweight.recipes.schema import Arm, ModelSpec, Recipe, data_to_plain
+from pennyweight.recipes.stages import ExportStage, Stage, TrainStage
+
+KEY_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of one arm for one seed.
+
+    Args:
+        key: hash of the settings of this stage and of all it depends on: release, model, data, seed, earlier stages.
+        stage: what to do.
+        seed: of this pass.
+        model: what the arm starts from.
+        before: the nearest earlier step this one depends on, or None.
+    """
+
+    key: str
+    stage: Stage
+    seed: int
+    model: ModelSpec
+    before: "Step | None"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder under the run's stages/."""
+        return f"{self.key}-{self.stage.kind}"
+
+    def chain(self) -> "tuple[Step, ...]":
+        """The steps it depends on, first to last, itself at the end."""
+        return (*(self.before.chain() if self.before else ()), self)
+
+    @property
+    def artifact(self) -> "Step | None":
+        """The nearest export among them, itself included."""
+        return next((step for step in reversed(self.chain()) if isinstance(step.stage, ExportStage)), None)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model has learnt something before this step."""
+        earlier = self.chain()[:-1]
+        return self.model.weights is not None or any(isinstance(step.stage, TrainStage) for step in earlier)
+
+
+Plan = Mapping[str, Mapping[int, tuple[Step, ...]]]
+"""Steps by arm and seed."""
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """All steps of a recipe; equal steps of different arms have equal keys."""
+    return {
+        arm.name: {seed: _steps(arm, recipe, seed, seed == recipe.seeds[0]) for seed in recipe.seeds}
+        for arm in recipe.arms
+    }
+
+
+def distinct(plan: Plan) -> Iterator[Step]:
+    """Each step once, in the order they are run: all arms of a seed, then the next seed."""
+    seen: set[str] = set()
+    seeds = dict.fromkeys(seed for by_seed in plan.values() for seed in by_seed)
+    for seed in seeds:
+        for by_seed in plan.values():
+            for step in by_seed[seed]:
+                if step.key not in seen:
+                    seen.add(step.key)
+                    yield step
+
+
+def _steps(arm: Arm, recipe: Recipe, seed: int, first_seed: bool) -> tuple[Step, ...]:
+    base = {
+        "pennyweight": pennyweight.__version__,
+        "model": arm.model.to_plain(),
+        "data": data_to_plain(recipe.data),
+        "seed": seed,
+    }
+    steps = []
+    before: Step | None = None
+    for stage in arm.stages:
+        if not stage.wanted(first_seed):
+            continue
+        upstream = before.key if before else _hash(base)
+        key = _hash({"after": upstream, "kind": stage.kind, "settings": stage.to_plain()})
+        step = Step(key=key, stage=stage, seed=seed, model=arm.model, before=before)
+        steps.append(step)
+        if stage.feeds:
+            before = step
+    return tuple(steps)
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

@@ -1,0 +1,77 @@
+"""What can go wrong, found before the first step of training: every arm is built once, with a handful of samples."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pennyweight.errors import PennyweightError, RecipeError
+from pennyweight.recipes.schema import Arm, Recipe
+from pennyweight.recipes.state import fresh_model
+from pennyweight.recipes.work import Data, Work
+
+SAMPLES = 32
+
+
+def rehearse(recipe: Recipe, names: frozenset[str] | None = None) -> None:
+    """Build the arms, apply their methods to fresh weights, export to nowhere; nothing is trained or kept.
+
+    Args:
+        names: of the arms to rehearse; None for all.
+
+    Raises:
+        RecipeError: a method matches nothing, two collide, model and data do not fit, an optional package is missing;
+            the message names arm and stage.
+    """
+    for arm in recipe.arms:
+        if names is None or arm.name in names:
+            _rehearse_arm(arm, recipe.data, recipe.seeds[0])
+
+
+def _rehearse_arm(arm: Arm, data: Data, seed: int) -> None:
+    where = f"arm {arm.name!r}"
+    try:
+        model = fresh_model(arm.model, data, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            work = Work(
+                make_model=lambda: model,
+                data=data,
+                folder=Path(folder),
+                seed=seed,
+                calibration_limit=SAMPLES,
+                progress=False,
+            )
+            _check_fit(work)
+            for index, stage in enumerate(arm.stages):
+                where = f"arm {arm.name!r}, stage {index} ({stage.kind})"
+                stage.rehearse(work)
+                where = f"arm {arm.name!r}, after stage {index} ({stage.kind})"
+                if stage.changes_model:
+                    _check_fit(work)
+    except PennyweightError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _check_fit(work: Work) -> None:
+    """The model takes the data's images and gives a value a class."""
+    data = work.data.train
+    images = work.calibration[0][:2]
+    model = work.model
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    training = model.training
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(images.to(device))
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, PennyweightError):
+            raise
+        raise RecipeError(
+            f"the model refuses images of data set {data.name!r}, shape {data.shape}: {' '.join(str(error).split())}"
+        ) from error
+    finally:
+        model.train(training)
+    if tuple(outputs.shape) != (len(images), data.num_classes):
+        raise RecipeError(
+            f"the model gives outputs of shape {tuple(outputs.shape)} for {len(images)} images of {data.name!r}, which "
+            f"has {data.num_classes} classes: leave model.num_classes to the data set"
+        )

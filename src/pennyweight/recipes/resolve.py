@@ -1,0 +1,67 @@
+"""A recipe in which nothing is left to a default, and how it is written as YAML. Torch is needed from here on."""
+
+import dataclasses
+from typing import Any
+
+import yaml
+
+from pennyweight.data import ImageDataset
+from pennyweight.recipes.convert import Place, guarded
+from pennyweight.recipes.schema import ModelSpec, Recipe, model_options, parse_recipe, to_document_value
+from pennyweight.recipes.yaml_reader import Document, plain_scalar
+
+
+def resolve(document: Document) -> Recipe:
+    """Understand a document, read its data set, and write out what model and data decide.
+
+    Raises:
+        RecipeError: the document is no valid recipe, or its data set is missing or damaged.
+    """
+    recipe = parse_recipe(document)
+    place = Place(document)
+    data = guarded(lambda: recipe.data.train, place / "data")
+
+    def fill(model: ModelSpec) -> ModelSpec:
+        return _filled(model, data, place / "model")
+
+    arms = tuple(dataclasses.replace(arm, model=fill(arm.model)) for arm in recipe.arms)
+    return dataclasses.replace(recipe, model=fill(recipe.model), arms=arms)
+
+
+def _filled(model: ModelSpec, data: ImageDataset, place: Place) -> ModelSpec:
+    """The data set decides sizes, the recipe's seed the weights; the rest are the model's defaults."""
+    from_data = {"input_shape": data.shape, "num_classes": data.num_classes}
+    defaults = {name: default for name, (_, default) in model_options(model.name, place).items() if name != "seed"}
+    known = {name: value for name, value in from_data.items() if name in defaults}
+    return dataclasses.replace(model, options={**defaults, **known, **model.options})
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes words that our reader would take for something else, and repeats values instead of aliasing them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _word(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    try:
+        is_word = isinstance(plain_scalar(text), str)
+    except ValueError:
+        is_word = False
+    style = "|" if "\n" in text else None if is_word else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _word)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML; read again, it is the same recipe."""
+    return yaml.dump(
+        to_document_value(recipe),
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+        allow_unicode=True,
+    )

@@ -1,0 +1,89 @@
+"""The `bench` stage: the artifact, or the model where nothing was exported, through the official LoadGen."""
+
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pennyweight.artifact import load
+from pennyweight.bench.model import benchmark
+from pennyweight.errors import RecipeError
+from pennyweight.mlperf.settings import SCENARIOS, Scenario, loadgen
+from pennyweight.recipes.stages.accuracy import keep_correct
+from pennyweight.recipes.stages.base import Stage
+from pennyweight.recipes.work import Record, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStage(Stage):
+    """Measure accuracy and speed. Nothing depends on it, so its settings can be changed without training again.
+
+    Args:
+        scenarios: LoadGen's, in order.
+        duration_s: least time of each, above 0.
+        max_batch: samples a call in Offline.
+        threads: the model computes with.
+        every_seed: measure each seed's net; by default only the first seed's, since speed does not depend on it.
+    """
+
+    kind: ClassVar[str] = "bench"
+    feeds: ClassVar[bool] = False
+    seconds_per_unit: ClassVar[float | None] = 1.3
+
+    scenarios: tuple[Scenario, ...] = SCENARIOS
+    duration_s: float = 2.0
+    max_batch: int = 256
+    threads: int = 1
+    every_seed: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("duration_s", "max_batch", "threads"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"{name} is {getattr(self, name)}, must be above 0")
+
+    def title(self) -> str:
+        """The scenarios."""
+        return f"bench {', '.join(self.scenarios) or 'accuracy'}, {self.duration_s:g} s each"
+
+    def amount(self) -> float:
+        """Seconds LoadGen will take at least; half a second for accuracy and probes."""
+        return 0.5 + self.duration_s * len(self.scenarios)
+
+    def wanted(self, first_seed: bool) -> bool:
+        """The first seed, unless all are asked for."""
+        return first_seed or self.every_seed
+
+    def run(self, work: Work) -> Record:
+        """Measure."""
+        result = benchmark(
+            work.model if work.artifact is None else load(work.artifact),
+            work.data.test,
+            scenarios=self.scenarios,
+            duration_s=self.duration_s,
+            max_batch=self.max_batch,
+            threads=self.threads,
+            seed=work.seed,
+            folder=work.folder / "loadgen",
+            progress=_tell if work.progress else None,
+        )
+        keep_correct(np.array(result.predictions) == work.data.test.labels.cpu().numpy(), work)
+        measured = result.to_dict()
+        del measured["predictions"]  # kept beside, as bytes
+        return {
+            "benchmark": measured,
+            "accuracy": {
+                "value": result.accuracy,
+                "low": result.accuracy_low,
+                "high": result.accuracy_high,
+                "n": result.n,
+            },
+        }
+
+    def rehearse(self, work: Work) -> None:
+        """LoadGen must be installed."""
+        loadgen()
+
+
+def _tell(text: str) -> None:
+    print(f"      {text.partition(': ')[2]}", file=sys.stderr, flush=True)

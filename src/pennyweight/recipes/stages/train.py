@@ -1,0 +1,114 @@
+"""The `train` stage: a regime, and what `pennyweight.train` takes besides."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from pennyweight.data import Augment
+from pennyweight.nn.objectives import objective_named
+from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, to_plain
+from pennyweight.recipes.stages.accuracy import measure_accuracy
+from pennyweight.recipes.stages.base import Stage
+from pennyweight.recipes.work import Interrupted, Record, Work
+from pennyweight.training import Regime, train
+from pennyweight.training.loop import Precision
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """Train the model; in a recipe the regime's settings stand beside the others, its schedule under `regime`.
+
+    Args:
+        regime: what holds at each step.
+        objective: name of the loss.
+        augment: random changes of the images; None makes none.
+        precision: of matrix products.
+        compile: run through `torch.compile`.
+        checkpoint_every: steps between checkpoints; None makes ten in a run.
+    """
+
+    kind: ClassVar[str] = "train"
+    changes_model: ClassVar[bool] = True
+    keeps: ClassVar[tuple[str, ...]] = (CHECKPOINT, METRICS)
+    scratch: ClassVar[tuple[str, ...]] = (CHECKPOINT,)
+    seconds_per_unit: ClassVar[float | None] = None
+
+    regime: Regime
+    objective: str = "cross_entropy"
+    augment: Augment | None = None
+    precision: Precision = "float32"
+    compile: bool = False
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        objective_named(self.objective)
+
+    @classmethod
+    def from_plain(cls, value: Any, place: Place) -> "TrainStage":
+        """From the flat mapping of a recipe."""
+        values = as_mapping(value, place)
+        names = {"schedule": "regime"}
+        of_regime = {names.get(f.name, f.name) for f in dataclasses.fields(Regime)}
+        own = {f.name for f in dataclasses.fields(cls)} - {"regime"}
+        for key in values:
+            if key not in of_regime | own:
+                raise place.unknown(key, of_regime | own)
+        regime = build(Regime, {k: v for k, v in values.items() if k in of_regime}, place, renamed=names)
+        hints = get_type_hints(cls)
+        settings = {key: convert(values[key], hints[key], place / key) for key in values if key in own}
+        return guarded(lambda: cls(regime=regime, **settings), place)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As the flat mapping of a recipe."""
+        settings = to_plain(self)
+        regime = settings.pop("regime")
+        return {"regime": regime.pop("schedule"), **regime, **settings}
+
+    def title(self) -> str:
+        """Schedule and steps."""
+        return f"train {self.regime.steps} steps, {self.regime.optimizer}, {self.regime.schedule}"
+
+    def amount(self) -> float:
+        """Images that go through the net."""
+        return float(self.regime.steps * self.regime.batch_size * self.regime.duplicates)
+
+    def run(self, work: Work) -> Record:
+        """Train from the checkpoint or from step 0, then measure on the test split."""
+        result = train(
+            work.model,
+            work.data.train,
+            self.regime,
+            seed=work.seed,
+            objective=self.objective,
+            augment=self.augment,
+            precision=self.precision,
+            compile=self.compile,
+            checkpoint=work.folder / CHECKPOINT,
+            checkpoint_every=self.checkpoint_every,
+            log=work.folder / METRICS,
+            progress=work.progress,
+        )
+        if result.interrupted:
+            raise Interrupted(f"after step {result.steps} of {self.regime.steps}")
+        return {
+            "steps": result.steps,
+            "images_seen": result.images_seen,
+            "seconds": result.seconds,
+            "final_loss": result.final_loss,
+            "curve": _curve(result.history),
+            "accuracy": measure_accuracy(work.model, work, objective=self.objective),
+        }
+
+
+def _curve(history: tuple[float, ...]) -> list[list[float]]:
+    """(steps done, loss): all of them while they are few, then means over equal stretches."""
+    stretch = -(-len(history) // CURVE_POINTS)
+    points = []
+    for start in range(0, len(history), stretch):
+        part = history[start : start + stretch]
+        points.append([start + len(part), sum(part) / len(part)])
+    return points

@@ -1,0 +1,82 @@
+"""A model between stages: fresh, stored, and built again as any stage left it.
+
+What is stored is the state dict alone. The structure comes from repeating the recipe: create the model, and for each
+stage before, let the stage give it its structure again, then load the state it had stored. Methods are deterministic,
+so a run that goes on after a kill equals one that was never interrupted.
+"""
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from pennyweight.data.roots import candidate_roots
+from pennyweight.errors import RecipeError
+from pennyweight.models import create_model, load_checkpoint
+from pennyweight.recipes.folder import RunFolder
+from pennyweight.recipes.plan import Step
+from pennyweight.recipes.schema import ModelSpec
+from pennyweight.recipes.work import Data, Work, default_device
+
+STATE = "model.safetensors"
+
+
+def fresh_model(spec: ModelSpec, data: Data, seed: int) -> nn.Module:
+    """The float model an arm starts from, on the device recipes use.
+
+    Raises:
+        CheckpointError: the given weights are missing or do not fit.
+    """
+    options = dict(spec.options)
+    options.setdefault("seed", seed)
+    model = create_model(spec.name, **options)
+    if spec.weights is not None:
+        load_checkpoint(model, _weights_file(spec.weights, data.root))
+    return model.to(default_device())
+
+
+def _weights_file(name: str, root: str | None) -> Path:
+    """A path as it is, or below the folders that hold data."""
+    places = [Path(name).expanduser(), *(folder / name for folder in candidate_roots(root))]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def store(model: nn.Module, folder: Path) -> None:
+    """Write the model's state.
+
+    Raises:
+        RecipeError: the disk is full.
+    """
+    # Clones: tied parameters share memory, which the format refuses.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    try:
+        safetensors.torch.save_file(state, folder / STATE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RecipeError(f"cannot write {folder / STATE}: {error}; free space or choose another --folder") from error
+
+
+def rebuilt_model(step: Step | None, spec: ModelSpec, data: Data, seed: int, folder: RunFolder) -> nn.Module:
+    """The model as a finished step left it; as `fresh_model` gives it where there is none.
+
+    Raises:
+        RecipeError: a stored state is missing, damaged, or not of this structure.
+    """
+    model = fresh_model(spec, data, seed)
+    for earlier in step.chain() if step else ():
+        if not earlier.stage.changes_model:
+            continue
+        place = folder.stage(earlier)
+        work = Work(make_model=lambda: model, data=data, folder=place, seed=seed, trained=earlier.trained)
+        earlier.stage.rebuild_(work)
+        try:
+            stored = safetensors.torch.load_file(place / STATE)
+            with torch.no_grad():
+                model.load_state_dict(stored)
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RecipeError(
+                f"{place / STATE} cannot be used ({reason}): remove the folder {place} to do this stage again"
+            ) from error
+    return model

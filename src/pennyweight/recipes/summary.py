@@ -1,0 +1,268 @@
+"""From the JSON of a run folder to the report's records; nothing is measured or computed anew but comparisons."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pennyweight.bench.paired import compare
+from pennyweight.errors import RecipeError
+from pennyweight.numerics.measure import interval_mean
+from pennyweight.recipes.folder import read_json
+from pennyweight.recipes.stages.accuracy import read_correct
+from pennyweight.report import (
+    Accuracy,
+    ArmReport,
+    Comparison,
+    CurvePoint,
+    LayerRow,
+    MethodReport,
+    RunReport,
+    ScenarioReport,
+    SizeBreakdown,
+)
+
+Stages = Sequence[Mapping[str, Any]]
+"""What the finished stages of an arm and seed wrote, in order."""
+
+
+def build_report(folder: Path) -> RunReport:
+    """The report of a run folder.
+
+    Raises:
+        RecipeError: the folder holds no finished run, or a file of it is damaged.
+    """
+    if not (folder / "run.json").is_file():
+        raise RecipeError(f"{folder} holds no finished run: there is no run.json; `pennyweight run` makes one")
+    facts = read_json(folder / "run.json")
+    try:
+        arms = {name: read_json(folder / "arms" / f"{name}.json") for name in facts["arms"]}
+        seeds = tuple(facts["seeds"])
+        by_seed = {name: {seed: arm["seeds"].get(str(seed), []) for seed in seeds} for name, arm in arms.items()}
+        right = {name: _correct(folder, by_seed[name]) for name in arms}
+        reports = tuple(
+            _arm(name, arms[name]["error"], by_seed[name], facts["baseline"], right) for name in facts["arms"]
+        )
+        resolved = folder / "resolved.yaml"
+        return RunReport(
+            name=facts["name"],
+            arms=reports,
+            baseline=facts["baseline"],
+            recipe_yaml=resolved.read_text(encoding="utf-8") if resolved.is_file() else "",
+            seeds=seeds,
+            machine=facts["machine"],
+            versions=facts["versions"],
+            command=facts["command"],
+            excluded=_excluded(by_seed),
+            started=facts["started"],
+            seconds=_seconds(by_seed),
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RecipeError(
+            f"the JSON in {folder} is damaged ({type(error).__name__}: {error}): run the recipe again, "
+            f"it keeps what is done"
+        ) from error
+
+
+def _arm(
+    name: str,
+    error: str | None,
+    by_seed: Mapping[int, Stages],
+    baseline: str,
+    right: Mapping[str, Mapping[int, NDArray[np.bool_]]],
+) -> ArmReport:
+    first = next(iter(by_seed.values()))
+    exported = _last(first, "size_bytes")
+    measured = _last(first, "benchmark")
+    benchmark = measured["benchmark"] if measured else None
+    notes = [f"failed: {error}"] if error else []
+    notes += benchmark["warnings"] if benchmark else []
+    missing = [str(seed) for seed, stages in by_seed.items() if not _accuracies(stages)]
+    if missing and not error:
+        notes.append(f"no accuracy for seed {', '.join(missing)}: no stage measured it")
+    if len(by_seed) > 1 and (exported or benchmark):
+        notes.append(f"size, layers and benchmark are those of seed {next(iter(by_seed))}")
+    compared = name != baseline and baseline in right
+    return ArmReport(
+        name=name,
+        stages=tuple(stage["title"] for stage in first),
+        accuracy=_accuracy(by_seed),
+        comparison=_comparison(baseline, right[baseline], right[name]) if compared else None,
+        size_bytes=exported["size_bytes"] if exported else None,
+        size=_size(exported["size"]) if exported else None,
+        numerics=exported["numerics"] if exported else "float32 module, not exported",
+        layers=tuple(_layer(row) for row in exported["layers"]) if exported else (),
+        scenarios=tuple(_scenario(result, benchmark) for result in benchmark["scenarios"]) if benchmark else (),
+        methods=tuple(_method(found) for stage in first for found in stage["record"].get("methods", ())),
+        curve=tuple(point for seed, stages in by_seed.items() for point in _curve(seed, stages)),
+        seconds=sum(stage["seconds"] for stages in by_seed.values() for stage in stages) or None,
+        notes=tuple(notes),
+    )
+
+
+def _last(stages: Stages, key: str) -> Mapping[str, Any] | None:
+    """The last stage's record that has the key."""
+    return next((stage["record"] for stage in reversed(stages) if key in stage["record"]), None)
+
+
+def _accuracies(stages: Stages) -> list[Mapping[str, Any]]:
+    return [stage["record"]["accuracy"] for stage in stages if stage["record"].get("accuracy")]
+
+
+def _accuracy(by_seed: Mapping[int, Stages]) -> Accuracy | None:
+    """One seed: the interval over test samples. Several: mean, and the t interval over seeds, which has both noises."""
+    found = {seed: accuracies[-1] for seed, stages in by_seed.items() if (accuracies := _accuracies(stages))}
+    if not found:
+        return None
+    values = [accuracy["value"] for accuracy in found.values()]
+    n = next(iter(found.values()))["n"]
+    if len(found) == 1:
+        ((seed, one),) = found.items()
+        kind = "95 %, over test samples"
+        return Accuracy(
+            value=one["value"],
+            low=one["low"],
+            high=one["high"],
+            n=n,
+            seeds=(seed,),
+            per_seed=(one["value"],),
+            interval=kind,
+        )
+    interval = interval_mean(values)
+    return Accuracy(
+        value=interval.value,
+        low=max(0.0, interval.low),
+        high=min(1.0, interval.high),
+        n=n,
+        seeds=tuple(found),
+        per_seed=tuple(values),
+        interval="95 % t interval over seeds",
+    )
+
+
+def _correct(folder: Path, by_seed: Mapping[int, Stages]) -> dict[int, NDArray[np.bool_]]:
+    """Which test samples each seed's net got right, at the last stage that measured it."""
+    found = {}
+    for seed, stages in by_seed.items():
+        measured = [stage for stage in stages if stage["record"].get("accuracy")]
+        right = read_correct(folder / measured[-1]["folder"]) if measured else None
+        if right is not None:
+            found[seed] = right
+    return found
+
+
+def _comparison(
+    baseline: str, reference: Mapping[int, NDArray[np.bool_]], candidate: Mapping[int, NDArray[np.bool_]]
+) -> Comparison | None:
+    """Paired, sample by sample; with several seeds the seed is the unit, for nets differ more than samples tell."""
+    seeds = [seed for seed in reference if seed in candidate and len(reference[seed]) == len(candidate[seed])]
+    if not seeds:
+        return None
+    pairs = [compare(candidate[seed], reference[seed]) for seed in seeds]
+    n = sum(pair.n for pair in pairs)
+    only_reference = sum(pair.only_reference for pair in pairs)
+    only_candidate = sum(pair.only_candidate for pair in pairs)
+    if len(pairs) == 1:
+        return Comparison(
+            reference=baseline,
+            only_reference=only_reference,
+            only_candidate=only_candidate,
+            n=n,
+            p_value=pairs[0].p_value,
+        )
+    interval = interval_mean([(pair.only_candidate - pair.only_reference) / pair.n for pair in pairs])
+    return Comparison(
+        reference=baseline,
+        only_reference=only_reference,
+        only_candidate=only_candidate,
+        n=n,
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
+    )
+
+
+def _size(size: Mapping[str, int]) -> SizeBreakdown:
+    return SizeBreakdown(codes=size["codes"], scales=size["scales"], other=size["parameters"] + size["manifest"])
+
+
+def _layer(row: Mapping[str, Any]) -> LayerRow:
+    inputs = "" if row["inputs"] == "float32" else f", inputs {row['inputs']}"
+    return LayerRow(
+        fqn=row["fqn"],
+        type=row["kind"],
+        format=f"{row['weights']}{inputs}",
+        bits=row["weight_bits"],
+        shape=tuple(row["shape"]),
+        bytes=row["size_bytes"],
+        executed=row["execution"],
+    )
+
+
+def _scenario(result: Mapping[str, Any], benchmark: Mapping[str, Any]) -> ScenarioReport:
+    threads = benchmark["threads"]
+    return ScenarioReport(
+        scenario=result["scenario"],
+        metric_name=result["metric_name"],
+        value=result["value"],
+        unit=result["unit"],
+        valid=result["valid"],
+        reasons=tuple(result["reasons"]),
+        p50_ns=result["p50_ns"],
+        p90_ns=result["p90_ns"],
+        p99_ns=result["p99_ns"],
+        mean_ns=result["mean_ns"],
+        effective_percentile=result["effective_percentile"],
+        query_count=result["query_count"],
+        quantiles=tuple((q, ns) for q, ns in result["quantiles"]),
+        overhead_ns=benchmark["overhead_ns"] if result["scenario"] == "SingleStream" else None,
+        backend=f"{benchmark['numerics']}; {threads} {'thread' if threads == 1 else 'threads'}",
+    )
+
+
+def _method(found: Mapping[str, Any]) -> MethodReport:
+    settings = dict(found["method"])
+    name = settings.pop("name")
+    shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return MethodReport(
+        name=f"{name}({shown})",
+        changed=len(found["changed"]),
+        skipped=found["skipped"],
+        metrics=found["metrics"],
+    )
+
+
+def _curve(seed: int, stages: Stages) -> list[CurvePoint]:
+    """Losses of all train stages, one after the other, with the accuracy at the end of each."""
+    points: list[CurvePoint] = []
+    start = 0
+    for stage in stages:
+        record = stage["record"]
+        if "curve" not in record:
+            continue
+        points += [CurvePoint(step=start + step, loss=loss, seed=seed) for step, loss in record["curve"]]
+        start += record["steps"]
+        accuracy = record.get("accuracy")
+        if accuracy:
+            points.append(CurvePoint(step=start, accuracy=accuracy["value"], seed=seed))
+    return points
+
+
+def _excluded(by_seed: Mapping[str, Mapping[int, Stages]]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for seeds in by_seed.values():
+        for stages in seeds.values():
+            for stage in stages:
+                found |= dict.fromkeys(stage["record"].get("benchmark", {}).get("excluded", ()))
+    return tuple(found)
+
+
+def _seconds(by_seed: Mapping[str, Mapping[int, Stages]]) -> float:
+    """Time of all stages, each counted once."""
+    seconds = {
+        stage["folder"]: stage["seconds"] for seeds in by_seed.values() for stages in seeds.values() for stage in stages
+    }
+    return math.fsum(seconds.values())

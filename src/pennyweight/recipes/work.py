@@ -1,0 +1,124 @@
+"""What a stage works with: the model as the stages before left it, the data, a folder of its own, the seed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from pennyweight.data import ImageDataset, batch_at, load_dataset
+from pennyweight.errors import DataError
+
+Record = dict[str, Any]
+"""What a stage found: plain JSON values."""
+
+CALIBRATION_BATCH = 128
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user asked to stop, and what was at work has written all that is needed to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The recipe's data set, read when it is first needed.
+
+    Args:
+        name: as `load_dataset` knows it.
+        root: folder of the data sets, or None for the usual places.
+        options: of the loader.
+    """
+
+    name: str
+    root: str | None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @cached_property
+    def train(self) -> ImageDataset:
+        """The training split."""
+        return self._load("train")
+
+    @cached_property
+    def test(self) -> ImageDataset:
+        """The test split."""
+        return self._load("test")
+
+    def _load(self, split: str) -> ImageDataset:
+        loaded = load_dataset(self.name, split, self.root, **dict(self.options))
+        if not isinstance(loaded, ImageDataset):
+            raise DataError(f"data set {self.name!r} is a text: recipes train and measure classifiers of images")
+        return loaded
+
+
+class CalibrationBatches(Sequence[Tensor]):
+    """Training images without labels, in the seed's order; each batch is drawn when a method asks for it.
+
+    Args:
+        data: the training split.
+        seed: of the order.
+        limit: samples at most; None for one epoch.
+    """
+
+    def __init__(self, data: ImageDataset, seed: int, limit: int | None = None) -> None:
+        self._data = data
+        self._seed = seed
+        self._total = len(data) if limit is None else min(limit, len(data))
+
+    def __len__(self) -> int:
+        return -(-self._total // CALIBRATION_BATCH)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        start = (index % len(self)) * CALIBRATION_BATCH
+        size = min(CALIBRATION_BATCH, self._total - start)
+        return batch_at(self._data, first_sample=start, batch_size=size, seed=self._seed).inputs
+
+
+@dataclass(kw_only=True)
+class Work:
+    """One stage's surroundings.
+
+    Args:
+        make_model: gives the model as the stages before left it.
+        data: the recipe's data.
+        folder: the stage's own, empty but for what an interrupted attempt of a resumable stage left.
+        seed: of this pass of the recipe.
+        trained: whether the model has learnt anything, from a train stage or from given weights.
+        artifact: the artifact of the nearest export before, or None.
+        calibration_limit: samples methods may see at most; None for all.
+        progress: whether to show bars.
+    """
+
+    make_model: Callable[[], nn.Module]
+    data: Data
+    folder: Path
+    seed: int
+    trained: bool = False
+    artifact: Path | None = None
+    calibration_limit: int | None = None
+    progress: bool = True
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model, to be changed in place by stages that say so."""
+        return self.make_model()
+
+    @property
+    def calibration(self) -> CalibrationBatches:
+        """Batches for methods that need data."""
+        return CalibrationBatches(self.data.train, self.seed, self.calibration_limit)
+
+
+def default_device() -> torch.device:
+    """Where a recipe's models live: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
