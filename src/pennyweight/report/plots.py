@@ -134,7 +134,7 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
         (arm, seed, points)
         for arm in report.arms
         for seed in dict.fromkeys(point.seed for point in arm.curve)
-        if (points := _curve(arm, what, seed))
+        if len(points := _curve(arm, what, seed)) > 1  # one point is no curve; the summary shows it
     ]
     if not curves:
         return None

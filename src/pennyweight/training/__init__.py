@@ -1,17 +1,13 @@
 """Training: regimes, the loop, evaluation, optimisers and checkpoints.
 
-The package itself can be called, as the function `train`: importing a package makes Python set it as an attribute of
-its parent, over the public name `pennyweight.train`.
+The folder is not called `train`, because Python sets an imported package as an attribute of its parent, over the public
+function `pennyweight.train`.
 """
 
-import sys
-import types
-from typing import Any
-
-from pennyweight.train.evaluate import Evaluation, evaluate
-from pennyweight.train.loop import TrainResult, train
-from pennyweight.train.optim import ShiftAdaMax, build_optimizer
-from pennyweight.train.regime import Regime, Settings
+from pennyweight.training.evaluate import Evaluation, evaluate
+from pennyweight.training.loop import TrainResult, train
+from pennyweight.training.optim import ShiftAdaMax, build_optimizer
+from pennyweight.training.regime import Regime, Settings
 
 __all__ = [
     "Evaluation",
@@ -23,11 +19,3 @@ __all__ = [
     "evaluate",
     "train",
 ]
-
-
-class _CallablePackage(types.ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> TrainResult:
-        return train(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallablePackage

@@ -6,8 +6,8 @@ from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.loader import Batch, batch_at
 from pennyweight.data.transforms import Augment
 from pennyweight.errors import RecipeError
-from pennyweight.train.distributed import Ranks
-from pennyweight.train.regime import Regime, Settings
+from pennyweight.training.distributed import Ranks
+from pennyweight.training.regime import Regime, Settings
 
 BatchSource = Callable[[int, int, int, int], Batch]
 """(first_sample, batch_size, rank, world_size) -> this rank's samples of the step; a pure function."""

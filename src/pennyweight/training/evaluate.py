@@ -11,7 +11,7 @@ from pennyweight.data.loader import Batch, eval_batches
 from pennyweight.errors import DataError, NumericsError
 from pennyweight.nn.objectives import objective_named
 from pennyweight.numerics.measure import Interval, interval_proportion
-from pennyweight.train.modes import in_mode
+from pennyweight.training.modes import in_mode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
-from pennyweight.train.log import MetricsLog
-from pennyweight.train.progress import Progress
-from pennyweight.train.regime import Settings
+from pennyweight.training.log import MetricsLog
+from pennyweight.training.progress import Progress
+from pennyweight.training.regime import Settings
 
 
 class Journal:

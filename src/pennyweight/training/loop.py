@@ -19,17 +19,17 @@ from pennyweight.data.transforms import Augment
 from pennyweight.errors import RecipeError, did_you_mean
 from pennyweight.nn.projection import project_
 from pennyweight.numerics.random import Key
-from pennyweight.train.batches import BatchSource, Draw, batches_of
-from pennyweight.train.distributed import join_ranks
-from pennyweight.train.interrupt import StopRequest
-from pennyweight.train.journal import Journal
-from pennyweight.train.log import MetricsLog
-from pennyweight.train.modes import in_mode
-from pennyweight.train.objective import Objective, objective_of, one_a_sample
-from pennyweight.train.optim import build_optimizer, set_settings_
-from pennyweight.train.progress import Progress
-from pennyweight.train.regime import Regime
-from pennyweight.train.run import Run, run_identity
+from pennyweight.training.batches import BatchSource, Draw, batches_of
+from pennyweight.training.distributed import join_ranks
+from pennyweight.training.interrupt import StopRequest
+from pennyweight.training.journal import Journal
+from pennyweight.training.log import MetricsLog
+from pennyweight.training.modes import in_mode
+from pennyweight.training.objective import Objective, objective_of, one_a_sample
+from pennyweight.training.optim import build_optimizer, set_settings_
+from pennyweight.training.progress import Progress
+from pennyweight.training.regime import Regime
+from pennyweight.training.run import Run, run_identity
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pennyweight.errors import RecipeError
 from pennyweight.numerics.shift import ap2
-from pennyweight.train.regime import Regime, Settings
+from pennyweight.training.regime import Regime, Settings
 
 SMALLEST_SCALE = 2.0**-27
 """Floor of AdaMax's running maximum, where a gradient was always zero."""

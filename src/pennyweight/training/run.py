@@ -12,12 +12,12 @@ from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.transforms import Augment
 from pennyweight.errors import CheckpointError, NumericsError
 from pennyweight.methods.base import applications
-from pennyweight.train.batches import BatchSource
-from pennyweight.train.checkpoint import RunState, load_checkpoint, save_checkpoint
-from pennyweight.train.distributed import Ranks
-from pennyweight.train.journal import Journal
-from pennyweight.train.objective import Objective
-from pennyweight.train.regime import Regime
+from pennyweight.training.batches import BatchSource
+from pennyweight.training.checkpoint import RunState, load_checkpoint, save_checkpoint
+from pennyweight.training.distributed import Ranks
+from pennyweight.training.journal import Journal
+from pennyweight.training.objective import Objective
+from pennyweight.training.regime import Regime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,9 +117,14 @@ def test_single_points_and_perfect_scores_draw() -> None:
         accuracy=Accuracy(value=1.0, low=0.99, high=1.0, n=10),
         size_bytes=100,
         scenarios=(same,),
-        curve=(CurvePoint(step=0, loss=0.0, accuracy=1.0),),
+        curve=(CurvePoint(step=0, loss=0.0, accuracy=1.0), CurvePoint(step=1, loss=0.0, accuracy=1.0)),
     )
     assert all(every_picture(RunReport(name="x", arms=(arm,))))
+
+
+def test_one_point_is_no_curve() -> None:
+    arm = ArmReport(name="only", curve=(CurvePoint(step=600, loss=0.1, accuracy=0.9),))
+    assert every_picture(RunReport(name="x", arms=(arm,)))[2:] == [None, None]
 
 
 def test_labels_of_crowded_marks_keep_apart() -> None:
