@@ -1,6 +1,6 @@
 """Small trainings the tests run here and in processes of their own, and the server that forks those processes.
 
-A forked child pays no import of torch; it finds this file as `unit.train.jobs` because tests/ is on the path.
+A forked child pays no import of torch; it finds this file as `unit.training.jobs` because tests/ is on the path.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from pennyweight.data.loader import Batch, batch_at
 from pennyweight.data.transforms import Augment
 from pennyweight.errors import CheckpointError
 from pennyweight.nn.normalization import GhostBatchNorm1d
-from pennyweight.train import Regime, TrainResult, train
+from pennyweight.training import Regime, TrainResult, train
 
 STEPS = 60
 AUGMENT = Augment(crop_padding=1, flip=True)
@@ -133,7 +133,7 @@ def rank_child(folder: str, environment: dict[str, str], cases: list[str]) -> No
 def start(target: Any, *args: Any) -> BaseProcess:
     """Start a function of this file in a process forked from a server that has torch loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "unit.train.jobs"])
+    context.set_forkserver_preload(["pytest", "unit.training.jobs"])
     # The server finds what it preloads by PYTHONPATH alone; Python before 3.13 forgets to hand it sys.path.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))

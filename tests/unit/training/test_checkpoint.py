@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from pennyweight.errors import CheckpointError
-from pennyweight.train.checkpoint import RunState, load_checkpoint, save_checkpoint
+from pennyweight.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 
 IDENTITY: dict[str, Any] = {"seed": 1, "regime": {"steps": 20, "lr": 0.1}, "model": ["Linear(", "  a", ")"]}
 STATE = RunState(step=3, history=(0.5, 0.25, 0.125), seconds=1.5, scaler={})
@@ -101,7 +101,7 @@ def test_every_kind_of_flipped_byte_is_refused(tmp_path: Path) -> None:
 def test_a_newer_format_and_a_strangers_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ck"
     with monkeypatch.context() as patch:
-        patch.setattr("pennyweight.train.checkpoint.FORMAT_VERSION", 99)
+        patch.setattr("pennyweight.training.checkpoint.FORMAT_VERSION", 99)
         save(path, *trained())
     with pytest.raises(CheckpointError, match="format version 99, this pennyweight reads 1"):
         load(path)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pennyweight.data.loader import eval_batches
 from pennyweight.errors import DataError, NumericsError, RecipeError
-from pennyweight.train import evaluate
-from unit.train.jobs import tiny_dataset, tiny_net
+from pennyweight.training import evaluate
+from unit.training.jobs import tiny_dataset, tiny_net
 
 
 def brightness(x: Tensor) -> Tensor:

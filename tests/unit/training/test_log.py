@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pennyweight.errors import CheckpointError
-from pennyweight.train.log import MetricsLog
+from pennyweight.training.log import MetricsLog
 
 
 def steps_in(path: Path) -> list[int]:

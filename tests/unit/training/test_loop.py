@@ -17,8 +17,8 @@ from oracles.plain_loop import plain_loop
 from pennyweight.data.loader import Batch, batch_at
 from pennyweight.errors import CheckpointError, NumericsError, RecipeError
 from pennyweight.nn.objectives import squared_hinge
-from pennyweight.train import Regime, TrainResult, train
-from unit.train.jobs import fingerprint, full_training, tiny_dataset, tiny_net
+from pennyweight.training import Regime, TrainResult, train
+from unit.training.jobs import fingerprint, full_training, tiny_dataset, tiny_net
 
 
 def quiet(model: nn.Module, regime: Regime, data: Any = None, **settings: Any) -> TrainResult:
@@ -168,7 +168,7 @@ def test_training_works_outside_the_main_thread() -> None:
 def test_the_public_name_is_a_function_whatever_was_imported_first() -> None:
     regime = pw.Regime.constant(steps=1, lr=0.1)
     assert pw.train(tiny_net(), tiny_dataset(), regime, device="cpu", progress=False).steps == 1
-    package = importlib.import_module("pennyweight.train")
+    package = importlib.import_module("pennyweight.training")
     assert package(tiny_net(), tiny_dataset(), regime, device="cpu", progress=False).steps == 1  # type: ignore[operator]
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from oracles.shift_adamax import shift_adamax
 from pennyweight.errors import RecipeError
-from pennyweight.train.optim import ShiftAdaMax, build_optimizer, set_settings_
-from pennyweight.train.regime import OPTIMIZERS, Regime
+from pennyweight.training.optim import ShiftAdaMax, build_optimizer, set_settings_
+from pennyweight.training.regime import OPTIMIZERS, Regime
 
 BETAS = (1.0 - 2.0**-3, 1.0 - 2.0**-10)
 

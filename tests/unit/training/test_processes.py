@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from pennyweight.data.loader import Batch, batch_at
-from pennyweight.train import Regime, TrainResult, train
-from unit.train.jobs import (
+from pennyweight.training import Regime, TrainResult, train
+from unit.training.jobs import (
     AUGMENT,
     STEPS,
     as_rank,
@@ -170,7 +170,7 @@ def test_torchrun_itself(tmp_path: Path) -> None:
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         "from pathlib import Path\n"
-        "from unit.train.jobs import fingerprint, full_training\n"
+        "from unit.training.jobs import fingerprint, full_training\n"
         "torch.set_num_threads(1)\n"
         "folder = Path(sys.argv[1])\n"
         "first, result = full_training(folder)\n"

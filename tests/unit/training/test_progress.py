@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pennyweight.train.progress import Progress
+from pennyweight.training.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pennyweight.errors import PennyweightError, RecipeError
-from pennyweight.train.regime import Regime, Settings
+from pennyweight.training.regime import Regime, Settings
 
 
 def lrs(regime: Regime) -> list[float]:
