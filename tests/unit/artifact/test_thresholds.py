@@ -51,5 +51,5 @@ def test_a_bump_is_refused(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def bump(z: Tensor) -> Tensor:
         return 10 - z.abs()
 
-    with pytest.raises(ArtifactError, match="channel 0 .* not monotone"):
+    with pytest.raises(ArtifactError, match=r"channel 0 .* not monotone"):
         fold_thresholds(bump, -20, 20, 1, 1)
