@@ -102,8 +102,12 @@ class BuildKernels(build_ext):
         linked = [str(objects / f"{name}.o") for name in (*COMMON, *built)]
         # Written beside the target and moved: a process that has the old library mapped keeps its file.
         fresh = target.with_suffix(".new")
+        libraries = ["-ldl"] if platform.system() == "Linux" else []
         link = subprocess.run(
-            [*command, "-shared", "-pthread", *linked, "-o", str(fresh)], capture_output=True, text=True, check=False
+            [*command, "-shared", "-pthread", *linked, "-o", str(fresh), *libraries],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if link.returncode != 0:
             raise CompileError(f"{shlex.join(command)} could not link {target.name}:\n{link.stderr[-4000:]}")

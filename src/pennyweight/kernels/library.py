@@ -17,6 +17,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "pw_path_name": (_text, (_int,)),
     "pw_path_supported": (_int, (_int,)),
     "pw_path_self_test": (_text, (_int,)),
+    "pw_uses_team": (_int, ()),
     "pw_pack_signs": (_i64, (_int, _ptr, _i64, _i64, _ptr, _int)),
     "pw_find_padding": (_i64, (_ptr, _i64, _i64)),
     "pw_panels_bytes": (_i64, (_int, _i64, _i64)),

@@ -48,11 +48,12 @@ class Explanation:
     backend: str
     reason: str
     threads: int
+    thread_pool: str
     paths: tuple[PathState, ...]
     ran: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"backend: {self.backend} ({self.reason})", f"threads: {self.threads}"]
+        lines = [f"backend: {self.backend} ({self.reason})", f"threads: {self.threads} ({self.thread_pool})"]
         lines += [f"  {path.name}: {path.state}: {path.reason}" for path in self.paths]
         unproven = [path.name for path in self.paths if not path.proven]
         lines.append(f"unproven on this machine: {', '.join(unproven) or 'none'}")
@@ -200,6 +201,15 @@ def explain() -> Explanation:
         reason = "the fastest path this processor has whose self-test passed"
     else:
         reason = "no C++ path is usable: " + states[-1].reason
+    try:
+        pool = "torch's OpenMP team" if kernels.library().pw_uses_team() else "a pool of the C++ library"
+    except KernelError:
+        pool = "torch's own"
     return Explanation(
-        backend=current_backend(), reason=reason, threads=num_threads(), paths=states, ran=dict(_process.ran)
+        backend=current_backend(),
+        reason=reason,
+        threads=num_threads(),
+        thread_pool=pool,
+        paths=states,
+        ran=dict(_process.ran),
     )

@@ -36,6 +36,8 @@ PW_API int pw_path_supported(int index) { return path_supported(index); }
 
 PW_API const char* pw_path_self_test(int index) { return self_test(path(index)); }
 
+PW_API int pw_uses_team() { return uses_team(); }
+
 PW_API int64_t pw_pack_signs(int index, const float* x, int64_t rows, int64_t k, uint64_t* out, int threads) {
     const Kernels* p = path(index);
     const int64_t words = ceil_div(k, 64);
