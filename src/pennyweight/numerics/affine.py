@@ -1,4 +1,4 @@
-"""Affine quantization: value = (code - zero_point) * scale, with one scale a tensor, a channel or a group.
+"""Affine quantization: code = round(value / scale) + zero_point, with one scale a tensor, a channel or a group.
 
 Where ranges come from is the business of `ranges`.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pennyweight.errors import NumericsError
+from pennyweight.errors import FormatError, NumericsError
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
@@ -49,6 +49,8 @@ class PerGroup:
 
 Granularity = PerTensor | PerChannel | PerGroup
 
+_MAX_BITS = 24  # float32 scales, zero points and quotients are exact no further
+
 
 def parse_granularity(spec: str | Granularity) -> Granularity:
     """The granularity a string names: "tensor", "channel" or "group:128".
@@ -85,9 +87,10 @@ class AffineParameters:
 
 
 def group_rows(x: Tensor, granularity: Granularity) -> Tensor:
-    """View of `x` with one row for each scale: (scales, values). A short last group repeats its last value."""
+    """The values of `x`, one row for each scale: (scales, values). A short last group repeats its last value."""
     if isinstance(granularity, PerTensor):
         return x.reshape(1, -1)
+    _require_dimensions(x, granularity)
     if isinstance(granularity, PerChannel):
         return x.reshape(x.shape[0], -1) if x.numel() else x.new_zeros((x.shape[0], 0))
     short = -x.shape[-1] % granularity.group_size
@@ -97,18 +100,29 @@ def group_rows(x: Tensor, granularity: Granularity) -> Tensor:
 
 
 def parameter_shape(x: Tensor, granularity: Granularity) -> tuple[int, ...]:
-    """Shape of the scales of `x`."""
+    """Shape of the scales of `x`.
+
+    Raises:
+        NumericsError: `x` has no dimension to take channels or groups from.
+    """
     if isinstance(granularity, PerTensor):
         return ()
+    _require_dimensions(x, granularity)
     if isinstance(granularity, PerChannel):
         return (x.shape[0],)
     return (*x.shape[:-1], -(-x.shape[-1] // granularity.group_size))
+
+
+def _require_dimensions(x: Tensor, granularity: Granularity) -> None:
+    if x.dim() == 0:
+        raise NumericsError(f"a single number has no dimension for granularity '{granularity}': use 'tensor'")
 
 
 def expand(parameter: Tensor, x: Tensor, granularity: Granularity) -> Tensor:
     """A scale or zero point shaped to meet every value of `x`."""
     if isinstance(granularity, PerTensor):
         return parameter.reshape(())
+    assert parameter.shape == parameter_shape(x, granularity), (parameter.shape, x.shape, granularity)
     if isinstance(granularity, PerChannel):
         return parameter.reshape(-1, *[1] * (x.dim() - 1))
     return parameter.repeat_interleave(granularity.group_size, dim=-1)[..., : x.shape[-1]]
@@ -127,39 +141,60 @@ def affine_parameters(
         symmetric: zero point 0; else the whole range of codes is used.
 
     Raises:
-        NumericsError: the range is not finite, or symmetric codes are unsigned and the range has negative values.
+        FormatError: the format is wider than 24 bits.
+        NumericsError: the range is not finite or upside down, or symmetric codes are unsigned and it has negative
+            values.
+
+    Deviations: within a step of the largest float32 the scale is cut so that no code stands for infinity.
     """
+    if format.bits > _MAX_BITS:
+        raise FormatError(f"{format}: affine codes take at most {_MAX_BITS} bits, float32 counts exactly no further")
     require_finite(low, "the range's low end")
     require_finite(high, "the range's high end")
+    if bool((low > high).any()):
+        raise NumericsError(f"the range [{float(low[low > high][0])}, {float(high[low > high][0])}] is upside down")
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     if symmetric:
         if not format.signed and bool((low < 0).any()):
             raise NumericsError(
                 f"symmetric {format} cannot hold the negative value {float(low.min())}: use a signed format"
             )
-        scale = torch.maximum(high / format.max, -low / format.max)
+        scale = torch.maximum(high, -low) / format.max
     else:
-        scale = high / (format.num_levels - 1) - low / (format.num_levels - 1)  # the difference itself could overflow
-    tiny = torch.finfo(torch.float32).tiny
-    scale = torch.where(scale > 0, scale.clamp(min=tiny), 1.0)
+        steps = format.num_levels - 1
+        scale = high / steps - low / steps  # the difference itself could overflow
+    float32 = torch.finfo(torch.float32)
+    most_steps = format.max + 1 if symmetric else format.num_levels
+    scale = torch.where(scale > 0, scale.clamp(float32.tiny, float32.max / most_steps), 1.0)
     zero_point = torch.zeros_like(scale)
     if not symmetric:
         zero_point = (format.min - torch.round(low / scale)).clamp(format.min, format.max)
     return AffineParameters(scale=scale, zero_point=zero_point, format=format, granularity=granularity)
 
 
+def _steps(x: Tensor, parameters: AffineParameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x / scale in at least float32, the zero point, and the ends between which the quotient is representable."""
+    require_finite(x, "the tensor to quantize")
+    format = parameters.format
+    zero_point = expand(parameters.zero_point, x, parameters.granularity)
+    wide = x.to(torch.promote_types(x.dtype, parameters.scale.dtype))  # a scale without dimensions would not widen x
+    steps = wide / expand(parameters.scale, x, parameters.granularity)
+    return steps, zero_point, format.min - zero_point, format.max - zero_point
+
+
 def quantize(
     x: Tensor, parameters: AffineParameters, rounding: Rounding = "nearest_even", key: Key | None = None
 ) -> Tensor:
-    """Codes as int32, clamped to the format.
+    """Codes round(x / scale) + zero_point as int32, clamped to the format.
+
+    The zero point is added after rounding, as integer runtimes do it: the other way round, ties would fall
+    differently for odd zero points.
 
     Raises:
-        NumericsError: `x` holds NaN or infinity.
+        NumericsError: `x` holds NaN or infinity, or stochastic rounding has no key.
     """
-    require_finite(x, "the tensor to quantize")
-    format, granularity = parameters.format, parameters.granularity
-    steps = x / expand(parameters.scale, x, granularity) + expand(parameters.zero_point, x, granularity)
-    return apply_rounding(steps.clamp(format.min, format.max), rounding, key).to(torch.int32)
+    steps, zero_point, low, high = _steps(x, parameters)
+    return (apply_rounding(steps.clamp(low, high), rounding, key) + zero_point).to(torch.int32)
 
 
 def dequantize(codes: Tensor, parameters: AffineParameters) -> Tensor:
@@ -183,11 +218,16 @@ class _FakeQuantize(torch.autograd.Function):
 def fake_quantize(
     x: Tensor, parameters: AffineParameters, rounding: Rounding = "nearest_even", key: Key | None = None
 ) -> Tensor:
-    """Quantize and dequantize; the gradient passes where the value was not clamped."""
-    format, granularity = parameters.format, parameters.granularity
-    codes = quantize(x.detach(), parameters, rounding, key)
-    value = dequantize(codes, parameters).to(x.dtype)
-    steps = x.detach() / expand(parameters.scale, x, granularity) + expand(parameters.zero_point, x, granularity)
-    inside = (steps >= format.min - 0.5) & (steps <= format.max + 0.5)
+    """Quantize and dequantize; the gradient passes where x was not clamped, up to half a step beyond the ends.
+
+    Raises:
+        NumericsError: `x` holds NaN or infinity, or stochastic rounding has no key.
+    """
+    steps, _, low, high = _steps(x.detach(), parameters)
+    rounded = apply_rounding(steps.clamp(low, high), rounding, key)
+    value = (rounded * expand(parameters.scale, x, parameters.granularity)).to(x.dtype)
+    if not x.requires_grad:
+        return value
+    inside = (steps >= low - 0.5) & (steps <= high + 0.5)
     result: Tensor = _FakeQuantize.apply(x, value, inside)
     return result

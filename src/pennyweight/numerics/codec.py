@@ -6,11 +6,12 @@ Scales are no business of a format; they live in `affine`.
 import torch
 from torch import Tensor
 
+from pennyweight.errors import NumericsError
 from pennyweight.numerics.checks import require_finite
-from pennyweight.numerics.formats import BinaryFormat, FloatFormat, Format, IntFormat, LogFormat
+from pennyweight.numerics.formats import BinaryFormat, FloatFormat, Format, IntFormat, LogFormat, TernaryFormat
 from pennyweight.numerics.random import Key
 from pennyweight.numerics.rounding import Rounding, apply_rounding
-from pennyweight.numerics.shift import ap2
+from pennyweight.numerics.shift import ap2, power_of_two
 from pennyweight.numerics.ste import sign
 
 
@@ -19,35 +20,57 @@ def round_to_format(x: Tensor, format: Format, rounding: Rounding = "nearest_eve
 
     Beyond the largest value a format saturates, unless a `FloatFormat` says otherwise. Clamping comes before rounding,
     so that stochastic rounding is unbiased inside the range and never leaves it. Binary takes the sign; logarithmic
-    formats round the exponent to nearest (AP2) whatever `rounding` says.
+    formats round the exponent to nearest (AP2), and to zero below half of the smallest value.
 
     Raises:
-        NumericsError: `x` holds NaN or infinity, or stochastic rounding has no key.
+        NumericsError: `x` holds NaN or infinity, its dtype cannot count as far as an integer format, stochastic
+            rounding has no key, or binary and logarithmic formats are asked for another rounding than their own.
     """
+    assert x.is_floating_point(), f"values are floats, not {x.dtype}"
     require_finite(x, "the tensor to round")
-    if isinstance(format, IntFormat):
-        return apply_rounding(x.clamp(format.min, format.max), rounding, key)
+    if isinstance(format, LogFormat | BinaryFormat):
+        if rounding != "nearest_even":
+            raise NumericsError(f"rounding={rounding!r}: {format} has its own rounding; leave it at 'nearest_even'")
+        return _round_log(x, format) if isinstance(format, LogFormat) else sign(x)
     if isinstance(format, FloatFormat):
         return _round_float(x.double(), format, rounding, key).to(x.dtype)
-    if isinstance(format, LogFormat):
-        smallest, largest = 2.0**format.min_exponent, 2.0**format.max_exponent
-        magnitude = ap2(x.abs()).clamp(smallest, largest)
-        return torch.where(x.abs() < smallest / 2, 0.0, torch.copysign(magnitude, x)).to(x.dtype)
-    if isinstance(format, BinaryFormat):
-        return sign(x)
-    return apply_rounding(x.clamp(-1, 1), rounding, key)
+    low, high = _integer_ends(format)
+    if high * torch.finfo(x.dtype).eps > 2:
+        raise NumericsError(f"{x.dtype} does not hold every integer up to {high} of {format}: pass a wider dtype")
+    return apply_rounding(x.clamp(low, high), rounding, key)
+
+
+def _integer_ends(format: Format) -> tuple[int, int]:
+    if isinstance(format, IntFormat):
+        return format.min, format.max
+    assert isinstance(format, TernaryFormat), format
+    return -1, 1
+
+
+def _round_log(x: Tensor, format: LogFormat) -> Tensor:
+    smallest, largest = 2.0**format.min_exponent, 2.0**format.max_exponent
+    wide = x.double()
+    magnitude = ap2(wide.abs()).clamp(smallest, largest)
+    return torch.where(wide.abs() < smallest / 2, 0.0, torch.copysign(magnitude, wide)).to(x.dtype)
 
 
 def _round_float(x: Tensor, format: FloatFormat, rounding: Rounding, key: Key | None) -> Tensor:
     """Round float64 values; the quantum is a power of two, so that dividing by it is exact."""
-    clamped = x.clamp(-format.max, format.max) if format.saturate else x
+    stays_finite = format.saturate or rounding == "toward_zero"
+    clamped = x.clamp(-format.max, format.max) if stays_finite else x
     _, exponent = torch.frexp(clamped)  # |mantissa| in [1/2, 1): the true exponent is one less
-    exponent = (exponent - 1).clamp(min=format.emin)
-    quantum = torch.ldexp(torch.ones_like(x), exponent - format.mantissa_bits)
+    exponent = (exponent.to(torch.int64) - 1).clamp(min=format.emin)
+    quantum = power_of_two(exponent - format.mantissa_bits)
     if not format.subnormals:
         quantum = torch.where(clamped.abs() < 2.0**format.emin, 2.0**format.emin, quantum)
-    rounded = apply_rounding(clamped / quantum, rounding, key) * quantum
-    if format.saturate:
+    steps = clamped / quantum
+    rounded = apply_rounding(steps, rounding, key)
+    if format.mantissa_bits == 0 and rounding == "nearest_even":
+        # Without mantissa bits "even" is the exponent field's last bit.
+        down = (steps.abs() == 1.5) & ((exponent + format.exponent_bias) % 2 == 0)
+        rounded = torch.where(down, torch.copysign(torch.ones_like(steps), steps), rounded)
+    rounded = rounded * quantum
+    if stays_finite:
         return rounded
     beyond = torch.copysign(torch.full_like(x, torch.inf if format.specials == "ieee" else torch.nan), x)
     return torch.where(rounded.abs() > format.max, beyond, rounded)
@@ -59,18 +82,17 @@ def encode(x: Tensor, format: Format) -> Tensor:
     Integers count from the format's smallest; floats are sign, exponent and mantissa fields; logarithmic formats are
     sign and exponent index with 0 for zero; binary has 1 for +1; ternary counts -1, 0, +1.
     """
-    values = round_to_format(x, format)
-    if isinstance(format, IntFormat):
-        return values.to(torch.int64) - format.min
+    values = round_to_format(x.double(), format)
+    if isinstance(format, IntFormat | TernaryFormat):
+        return values.to(torch.int64) - _integer_ends(format)[0]
     if isinstance(format, FloatFormat):
-        return _encode_float(values.double(), format)
+        return _encode_float(values, format)
     if isinstance(format, LogFormat):
         _, exponent = torch.frexp(values)
         index = torch.where(values == 0, 0, exponent - 1 - format.min_exponent + 1).to(torch.int64)
         return index | ((values < 0).to(torch.int64) << (format.width - 1))
-    if isinstance(format, BinaryFormat):
-        return (values > 0).to(torch.int64)
-    return values.to(torch.int64) + 1
+    assert isinstance(format, BinaryFormat), format
+    return (values > 0).to(torch.int64)
 
 
 def _encode_float(values: Tensor, format: FloatFormat) -> Tensor:
@@ -79,7 +101,7 @@ def _encode_float(values: Tensor, format: FloatFormat) -> Tensor:
     magnitude = torch.where(finite, values.abs(), 0.0)
     _, exponent = torch.frexp(magnitude)
     field = torch.where(magnitude < 2.0**format.emin, 0, exponent - 1 + format.exponent_bias).to(torch.int64)
-    scale = torch.ldexp(torch.ones_like(values), m - (field.clamp(min=1) - format.exponent_bias))
+    scale = power_of_two(m - (field.clamp(min=1) - format.exponent_bias))
     mantissa = (magnitude * scale).to(torch.int64) - torch.where(field > 0, 1 << m, 0)
     top = ((1 << format.exponent_bits) - 1) << m
     special = torch.where(torch.isnan(values), top | ((1 << m) - 1), top)
@@ -88,18 +110,46 @@ def _encode_float(values: Tensor, format: FloatFormat) -> Tensor:
 
 
 def decode(codes: Tensor, format: Format) -> Tensor:
-    """The float32 values of codes; the inverse of `encode` on the grid."""
-    if isinstance(format, IntFormat):
-        return (codes + format.min).to(torch.float32)
-    if isinstance(format, FloatFormat):
-        return _decode_float(codes, format).to(torch.float32)
-    if isinstance(format, LogFormat):
+    """The values of codes of any integer dtype; the inverse of `encode` on the grid.
+
+    Returns:
+        float32; float64 where the format's values do not fit it.
+
+    Raises:
+        NumericsError: a code is not in [0, 2^bits), or none of the format's.
+    """
+    codes = codes.to(torch.int64)
+    _require_codes(codes, format)
+    if isinstance(format, IntFormat | TernaryFormat):
+        value = (codes + _integer_ends(format)[0]).double()
+    elif isinstance(format, FloatFormat):
+        value = _decode_float(codes, format)
+    elif isinstance(format, LogFormat):
         index = codes & ((1 << (format.width - 1)) - 1)
-        power = torch.ldexp(torch.ones(codes.shape), index - 1 + format.min_exponent)
-        return torch.where(index == 0, 0.0, torch.where(codes >> (format.width - 1) == 1, -power, power))
-    if isinstance(format, BinaryFormat):
-        return codes.to(torch.float32) * 2 - 1
-    return codes.to(torch.float32) - 1
+        power = power_of_two(index - 1 + format.min_exponent)
+        value = torch.where(index == 0, 0.0, torch.where(codes >> (format.width - 1) == 1, -power, power))
+    else:
+        assert isinstance(format, BinaryFormat), format
+        value = codes.double() * 2 - 1
+    return value.to(torch.float32 if _fits_float32(format) else torch.float64)
+
+
+def _require_codes(codes: Tensor, format: Format) -> None:
+    num_codes = 1 << format.bits
+    if isinstance(format, IntFormat):
+        num_codes = format.num_levels
+    elif isinstance(format, TernaryFormat):
+        num_codes = 3
+    if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < num_codes):
+        raise NumericsError(f"codes lie in [{int(codes.min())}, {int(codes.max())}]; {format} has 0 to {num_codes - 1}")
+
+
+def _fits_float32(format: Format) -> bool:
+    if isinstance(format, IntFormat):
+        return format.max <= 1 << 24
+    if isinstance(format, FloatFormat):
+        return format.emax <= 127 and format.emin - format.mantissa_bits >= -149
+    return not isinstance(format, LogFormat) or (format.max_exponent <= 127 and format.min_exponent >= -149)
 
 
 def _decode_float(codes: Tensor, format: FloatFormat) -> Tensor:
@@ -107,7 +157,7 @@ def _decode_float(codes: Tensor, format: FloatFormat) -> Tensor:
     mantissa = codes & ((1 << m) - 1)
     field = (codes >> m) & ((1 << format.exponent_bits) - 1)
     whole = (mantissa + torch.where(field > 0, 1 << m, 0)).double()
-    value = torch.ldexp(whole, field.clamp(min=1) - format.exponent_bias - m)
+    value = whole * power_of_two(field.clamp(min=1) - format.exponent_bias - m)
     if not format.subnormals:
         value = torch.where(field == 0, 0.0, value)
     top = (1 << format.exponent_bits) - 1

@@ -108,6 +108,16 @@ class FloatFormat(Format):
             raise FormatError("a format without infinity and NaN can only saturate: pass saturate=True")
         if self.specials == "fn" and self.mantissa_bits == 0:
             raise FormatError("'fn' takes its NaN from the mantissa: it needs at least one mantissa bit")
+        if self.specials == "ieee" and (self.mantissa_bits == 0 or self.exponent_bits == 1):
+            raise FormatError(
+                f"e{self.exponent_bits}m{self.mantissa_bits}: 'ieee' gives the top exponent to infinity and NaN, "
+                "which takes at least one mantissa bit and two exponent bits"
+            )
+        if self.emin - self.mantissa_bits < -1022 or self.emax > 1022:
+            raise FormatError(
+                f"bias={self.bias} puts e{self.exponent_bits}m{self.mantissa_bits} outside [2^-1022, 2^1022], "
+                "where float64 computes it: choose one nearer to the default"
+            )
 
     def __str__(self) -> str:
         plain_bias = self.bias is None
@@ -173,6 +183,10 @@ class LogFormat(Format):
         """Check the width."""
         if not 2 <= self.width <= 8:
             raise FormatError(f"log{self.width}: a logarithmic format takes 2 to 8 bits")
+        if self.max_exponent > 1023 or self.min_exponent < -1022:
+            raise FormatError(
+                f"log{self.width}x{self.max_exponent}: its values leave [2^-1022, 2^1023], the range of float64"
+            )
 
     def __str__(self) -> str:
         return f"log{self.width}" + (f"x{self.max_exponent}" if self.max_exponent else "")
@@ -241,6 +255,8 @@ def parse_format(spec: str | Format) -> Format:
     """
     if isinstance(spec, Format):
         return spec
+    if not isinstance(spec, str):
+        raise FormatError(f"{spec!r} is no string that names a number format; valid are for example {_VALID}")
     if spec == "binary":
         return BinaryFormat()
     if spec == "ternary":

@@ -57,11 +57,12 @@ def machine() -> dict[str, Any]:
     import torch
 
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    flags = _cpu_flags()
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,
         "memory_gib": _memory_gib(),
-        "isa": [name for name in _ISA_OF_INTEREST if name in _cpu_flags()],
+        "isa": [name for name in _ISA_OF_INTEREST if name in flags],
         "accelerator": accelerator,
         "system": f"{platform.system()} {platform.machine()}",
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -167,11 +168,13 @@ class Comparison:
 
 
 def relative_spread(values: Sequence[float]) -> float:
-    """Interquartile range over median; 0 for fewer than two values."""
+    """Interquartile range over the median's size; 0 for fewer than two values or equal ones."""
     if len(values) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return (high - low) / middle
+    if high == low:
+        return 0.0
+    return (high - low) / abs(middle) if middle else math.inf
 
 
 def interleaved(

@@ -22,22 +22,25 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
         NumericsError: a code does not fit.
     """
     assert 1 <= bits <= 8, bits
+    assert not codes.is_floating_point(), f"codes are integers, not {codes.dtype}"
     flat = codes.flatten()
-    if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) >= 1 << bits):
-        raise NumericsError(
-            f"codes lie in [{int(flat.min())}, {int(flat.max())}]; {bits} bits hold 0 to {(1 << bits) - 1}"
-        )
-    if bits == 8:
-        return flat.to(torch.uint8)
-    planes = (flat.to(torch.uint8)[:, None] >> torch.arange(bits, dtype=torch.uint8, device=flat.device)) & 1
-    stream = planes.flatten()
-    stream = torch.cat([stream, stream.new_zeros(-stream.numel() % 8)])
-    return _bytes_of(stream)
+    if flat.numel():
+        low, high = (int(end) for end in flat.aminmax())
+        if low < 0 or high >= 1 << bits:
+            raise NumericsError(f"codes lie in [{low}, {high}]; {bits} bits hold 0 to {(1 << bits) - 1}")
+    count = flat.numel()
+    groups = torch.cat([flat.to(torch.uint8), flat.new_zeros(-count % 8, dtype=torch.uint8)]).view(-1, 8)
+    packed = groups.new_zeros(groups.shape[0], bits)  # eight codes make `bits` whole bytes
+    for i in range(8):
+        byte, offset = divmod(i * bits, 8)
+        packed[:, byte] |= groups[:, i] << offset
+        if offset + bits > 8:
+            packed[:, byte + 1] |= groups[:, i] >> (8 - offset)
+    return packed.flatten()[: _num_bytes(count, bits)]
 
 
-def _bytes_of(stream: Tensor) -> Tensor:
-    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=stream.device)
-    return (stream.view(-1, 8) * weights).sum(-1, dtype=torch.uint8)
+def _num_bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)
 
 
 def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
@@ -47,17 +50,21 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
         NumericsError: there are not exactly the bytes that `count` codes take.
     """
     assert 1 <= bits <= 8, bits
-    if packed.dtype != torch.uint8 or packed.numel() != -(-count * bits // 8):
+    assert count >= 0, count
+    num_bytes = _num_bytes(count, bits)
+    if packed.dtype != torch.uint8 or packed.numel() != num_bytes:
         raise NumericsError(
-            f"{count} codes of {bits} bits take {-(-count * bits // 8)} bytes of uint8, "
-            f"not {packed.numel()} of {packed.dtype}"
+            f"{count} codes of {bits} bits take {num_bytes} bytes of uint8, not {packed.numel()} of {packed.dtype}"
         )
-    if bits == 8:
-        return packed.flatten().clone()
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    stream = ((packed.flatten()[:, None] >> shifts) & 1).flatten()[: count * bits].view(count, bits)
-    weights = (1 << torch.arange(bits, device=packed.device)).to(torch.uint8)
-    return (stream * weights).sum(-1, dtype=torch.uint8)
+    groups = torch.cat([packed.flatten(), packed.new_zeros(-num_bytes % bits)]).view(-1, bits)
+    codes = groups.new_empty(groups.shape[0], 8)
+    for i in range(8):
+        byte, offset = divmod(i * bits, 8)
+        code = groups[:, byte] >> offset
+        if offset + bits > 8:
+            code |= groups[:, byte + 1] << (8 - offset)
+        codes[:, i] = code & ((1 << bits) - 1)
+    return codes.flatten()[:count]
 
 
 def pack_signs(x: Tensor) -> Tensor:
@@ -79,7 +86,7 @@ def pack_signs(x: Tensor) -> Tensor:
     words = -(-k // WORD_BITS)
     bits = torch.zeros((*lead, words * WORD_BITS), dtype=torch.uint8, device=x.device)
     bits[..., :k] = x >= 0
-    return _bytes_of(bits.flatten()).view(torch.int64).view(*lead, words)
+    return pack_bits(bits, 1).view(torch.int64).view(*lead, words)
 
 
 def unpack_signs(words: Tensor, k: int) -> Tensor:

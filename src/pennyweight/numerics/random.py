@@ -58,13 +58,15 @@ def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
     Returns:
         (..., 4) int64, each below 2^32.
     """
-    c0, c1, c2, c3 = counters.unbind(-1)
+    # In place on copies of the columns: this is a chain of cheap passes over memory.
+    c0, c1, c2, c3 = (column.clone(memory_format=torch.contiguous_format) for column in counters.unbind(-1))
     k0, k1 = key
     for _ in range(_ROUNDS):
         # int64 products wrap, but shift and mask still find the high and low words of the unsigned product
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        high0, high1 = (p0 >> 32) & _MASK, (p1 >> 32) & _MASK
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, p1 & _MASK, high0 ^ c3 ^ k1, p0 & _MASK
+        p0, p1 = c0.mul_(_MULTIPLIERS[0]), c2.mul_(_MULTIPLIERS[1])
+        high0 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
+        high1 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
+        c0, c1, c2, c3 = high1, p1.bitwise_and_(_MASK), high0, p0.bitwise_and_(_MASK)
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return torch.stack([c0, c1, c2, c3], dim=-1)
 

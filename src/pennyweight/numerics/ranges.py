@@ -10,10 +10,9 @@ from pennyweight.numerics.affine import (
     Granularity,
     PerChannel,
     affine_parameters,
-    dequantize,
+    fake_quantize,
     group_rows,
     parameter_shape,
-    quantize,
 )
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
@@ -51,7 +50,7 @@ def estimate_range(
     shape = parameter_shape(x, granularity)
     rows = group_rows(x.detach().float(), granularity)
     if rows.shape[-1] == 0:
-        return torch.zeros(shape), torch.zeros(shape)
+        return rows.new_zeros(shape), rows.new_zeros(shape)
     if estimator == "percentile":
         low, high = _percentile(rows, percentile)
     else:
@@ -76,7 +75,7 @@ def _least_error(rows: Tensor, low: Tensor, high: Tensor, format: IntFormat, sym
     for step in range(_SHRINKS):
         factor = 1.0 - step / _SHRINKS * 0.9
         parameters = affine_parameters(low * factor, high * factor, format, PerChannel(), symmetric=symmetric)
-        error = (rows - dequantize(quantize(rows, parameters), parameters)).square().mean(-1)
+        error = fake_quantize(rows, parameters).sub_(rows).square_().mean(-1)
         better = error < best
         best = torch.where(better, error, best)
         best_low = torch.where(better, low * factor, best_low)

@@ -24,10 +24,12 @@ def round_toward_zero(x: Tensor) -> Tensor:
 def round_stochastic(x: Tensor, key: Key) -> Tensor:
     """floor(x + U) with U uniform in [0, 1): up with the probability of the fractional part, hence without bias.
 
-    The fractional part is compared with 24 random bits, so that x + U itself is never rounded.
+    U has 24 bits and is compared with the fractional part in float64, so that x + U itself is never rounded: up where
+    U < x - floor(x). The probability is exact where the fractional part has 24 bits, and within 2^-24 elsewhere.
     """
-    floor = torch.floor(x)
-    return floor + (uniform(x.shape, key, x.device) < (x - floor).to(torch.float32)).to(x.dtype)
+    wide = x.double()  # in short dtypes 1 - tiny would round to 1
+    floor = torch.floor(wide)
+    return (floor + (uniform(x.shape, key, x.device) < wide - floor)).to(x.dtype)
 
 
 def apply_rounding(x: Tensor, rounding: Rounding = "nearest_even", key: Key | None = None) -> Tensor:

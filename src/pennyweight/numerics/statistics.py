@@ -8,17 +8,17 @@ from torch import Tensor
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
     """Mean square difference; 0 for empty tensors."""
-    return (x - y).double().square().mean() if x.numel() else torch.zeros((), dtype=torch.float64)
+    return (x.double() - y.double()).square().mean() if x.numel() else torch.zeros((), dtype=torch.float64)
 
 
 def max_abs_error(x: Tensor, y: Tensor) -> Tensor:
     """Largest absolute difference; 0 for empty tensors."""
-    return (x - y).abs().max() if x.numel() else torch.zeros(())
+    return (x.double() - y.double()).abs().max() if x.numel() else torch.zeros((), dtype=torch.float64)
 
 
 def sqnr_db(x: Tensor, y: Tensor) -> Tensor:
     """Signal-to-quantization-noise ratio 10 log10(sum x^2 / sum (x - y)^2) in dB; infinite where y = x."""
-    noise = (x - y).double().square().sum()
+    noise = (x.double() - y.double()).square().sum()
     signal = x.double().square().sum()
     return torch.where(noise == 0, torch.inf, 10 * torch.log10(signal / noise))
 

@@ -54,7 +54,8 @@ def sign_ste(x: Tensor, *, clip: bool = True) -> Tensor:
 
 def stochastic_sign_ste(x: Tensor, key: Key) -> Tensor:
     """+1 with probability clip((x + 1) / 2, 0, 1), else -1; the gradient passes where |x| <= 1."""
-    drawn = torch.where(uniform(x.shape, key, x.device) < (x.detach() + 1) / 2, 1.0, -1.0).to(x.dtype)
+    probability = (x.detach().double() + 1) / 2
+    drawn = torch.where(uniform(x.shape, key, x.device) < probability, 1.0, -1.0).to(x.dtype)
     return straight_through(torch.clamp(x, -1, 1), drawn)
 
 
@@ -65,4 +66,5 @@ def round_ste(x: Tensor) -> Tensor:
 
 def clamp_ste(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """clamp(x, low, high); the gradient passes everywhere, also outside."""
-    return straight_through(x, torch.clamp(x.detach(), torch.as_tensor(low), torch.as_tensor(high)))
+    ends = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (low, high))
+    return straight_through(x, torch.clamp(x.detach(), *ends))
