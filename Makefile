@@ -30,7 +30,7 @@ format: venv  ## let ruff rewrite what it can
 	$(PY) -m ruff check --fix src tests benchmarks setup.py
 
 claims: venv  ## the papers' claims at proxy size, resumable; results land in results/ (PENNYWEIGHT_DATA names the data)
-	$(PY) benchmarks/claims_bnn.py --save
+	$(PY) benchmarks/claims.py --save
 
 bench: venv  ## every benchmark script, rows saved under results/
 	for script in benchmarks/binary_matmul.py benchmarks/packed_mlp.py benchmarks/import_time.py; do $(PY) $$script --save || exit 1; done
