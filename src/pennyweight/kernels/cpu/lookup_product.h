@@ -253,7 +253,7 @@ struct LookupProduct {
                            int64_t k, int32_t* z, uint8_t* tables) {
         const V low_nibble = Vector::set8(15), low_byte = Vector::set16(255);
         for (int64_t j = 0; j < bytes; ++j) {
-            memcpy(tables + 32 * j, kPairTables.entry[(a[j] & 15) | 0], 16);
+            memcpy(tables + 32 * j, kPairTables.entry[a[j] & 15], 16);
             memcpy(tables + 32 * j + 16, kPairTables.entry[a[j] >> 4], 16);
         }
         for (int64_t j = 0; j < 32 * bytes; ++j) tables[j] &= 15;
