@@ -1,8 +1,13 @@
 """What a command's end means: a short message instead of a traceback, and the exit code."""
 
 import functools
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import typer
@@ -20,7 +25,8 @@ def mends_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with _second_interrupt_ends():
+                command(*args, **kwargs)
         except PennyweightError as error:
             if debugging():
                 raise
@@ -44,3 +50,29 @@ def complain(message: str, kind: str = "error: ") -> None:
     from rich.text import Text
 
     Console(stderr=True, highlight=False).print(Text.assemble((kind, "bold red"), message), soft_wrap=True)
+
+
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """While entered, a second Ctrl-C ends the process at once: LoadGen, once begun, cannot be stopped from inside.
+
+    Nothing is lost by it, for a stage counts as done only when its last file is whole.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers no signals here
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            os._exit(INTERRUPTED)
+        pressed = True
+        complain("stopping; what LoadGen has begun is first let to its end. Ctrl-C again stops at once", kind="")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -40,6 +40,29 @@ def list_datasets() -> tuple[str, ...]:
     return (*sorted(_LOADERS), f"{_HUB}<name>")
 
 
+def dataset_options(name: str) -> dict[str, Any]:
+    """The options of a set with their defaults; those that must be given are left out.
+
+    Raises:
+        DataError: unknown name.
+
+    Example:
+        >>> dataset_options("digits")
+        {'normalization': 'centered'}
+    """
+    parameters = inspect.signature(_loader(name)).parameters.values()
+    options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    return {option.name: option.default for option in options if option.default is not option.empty}
+
+
+def _loader(name: str) -> Callable[..., ImageDataset | TextDataset]:
+    if name.startswith(_HUB):
+        return load_hub
+    if name not in _LOADERS:
+        raise DataError(f"unknown data set {name!r}; {did_you_mean(name, list_datasets())}")
+    return _LOADERS[name]
+
+
 @overload
 def load_dataset(
     name: ImageName, split: str = "train", root: str | os.PathLike[str] | None = None, **options: Any
@@ -76,12 +99,10 @@ def load_dataset(
     if name.startswith(_HUB):
         _check_options(name, load_hub, options)
         return load_hub(name.removeprefix(_HUB), split, root, **options)
-    if name not in _LOADERS:
-        raise DataError(f"unknown data set {name!r}; {did_you_mean(name, list_datasets())}")
+    loader = _loader(name)
     splits = _SPLITS.get(name, ("train", "test"))
     if split not in splits:
         raise DataError(f"data set {name!r} has no split {split!r}; {did_you_mean(split, splits)}")
-    loader = _LOADERS[name]
     _check_options(name, loader, options)
     return loader(split, root, **options)
 

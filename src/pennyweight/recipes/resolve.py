@@ -5,9 +5,10 @@ from typing import Any
 
 import yaml
 
-from pennyweight.data import ImageDataset
+from pennyweight.data import ImageDataset, dataset_options
 from pennyweight.recipes.convert import Place, guarded
 from pennyweight.recipes.schema import ModelSpec, Recipe, model_options, parse_recipe, to_document_value
+from pennyweight.recipes.work import Data
 from pennyweight.recipes.yaml_reader import Document, plain_scalar
 
 
@@ -19,13 +20,19 @@ def resolve(document: Document) -> Recipe:
     """
     recipe = parse_recipe(document)
     place = Place(document)
-    data = guarded(lambda: recipe.data.train, place / "data")
+    source = guarded(lambda: _with_defaults(recipe.data), place / "data")
+    data = guarded(lambda: source.train, place / "data")
 
     def fill(model: ModelSpec) -> ModelSpec:
         return _filled(model, data, place / "model")
 
     arms = tuple(dataclasses.replace(arm, model=fill(arm.model)) for arm in recipe.arms)
-    return dataclasses.replace(recipe, model=fill(recipe.model), arms=arms)
+    return dataclasses.replace(recipe, data=source, model=fill(recipe.model), arms=arms)
+
+
+def _with_defaults(data: Data) -> Data:
+    options = {**dataset_options(data.name), **dict(data.options)}
+    return dataclasses.replace(data, options=tuple(options.items()))
 
 
 def _filled(model: ModelSpec, data: ImageDataset, place: Place) -> ModelSpec:

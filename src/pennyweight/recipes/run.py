@@ -1,6 +1,7 @@
 """`run`: a recipe from file to report. Stages already done are found by their hash; the rest is done in order."""
 
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pennyweight.errors import MissingDependencyError, PennyweightError
+from pennyweight.errors import MissingDependencyError, PennyweightError, RecipeError
 from pennyweight.numerics.measure import machine, versions
 from pennyweight.recipes.catalogue import find_recipe
 from pennyweight.recipes.folder import RunFolder, write_json, write_text
@@ -70,6 +71,10 @@ def run(
         RecipeError: the recipe is not valid, or the folder cannot be written or is in use.
         KeyboardInterrupt: Ctrl-C; run again to go on.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(
+            "a recipe runs in one process: under torchrun call pennyweight.train from a script of your own"
+        )
     settings = tuple(settings)
     document = apply_overrides(find_recipe(recipe), settings)
     resolved = resolve(document)

@@ -295,3 +295,9 @@ def test_a_report_needs_a_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RecipeError, match="damaged"):
         build_report(tmp_path)
+
+
+def test_ranks_do_not_write_over_each_other(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="one process"):
+        run(recipe, folder=tmp_path / "run", progress=False)

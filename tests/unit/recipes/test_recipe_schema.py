@@ -31,6 +31,7 @@ def test_nothing_is_left_to_a_default() -> None:
     ):
         assert word in text
     assert "seeds: [0]" in text
+    assert "normalization: centered" in text
 
 
 @pytest.mark.parametrize("name", sorted(library()))
