@@ -6,7 +6,7 @@ Tags are refused, so a file can name no type. Besides the core, the merge key `<
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,10 @@ class _Composer(yaml.BaseLoader):
         return node
 
 
+_Entries = dict[str, tuple[yaml.Node, yaml.Node]]
+"""Nodes of keys and values by key."""
+
+
 @dataclass
 class _Builder:
     """Turns nodes into values, a fresh one at each place where an alias stands."""
@@ -188,11 +192,11 @@ class _Builder:
     places: dict[Keys, str] = field(default_factory=dict)
     _count: int = 0
     _open: list[int] = field(default_factory=list)
+    _merging: list[int] = field(default_factory=list)
+    _known: dict[int, _Entries] = field(default_factory=dict)
 
     def value(self, node: yaml.Node, keys: Keys) -> Any:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise self._error(node, f"more than {MAX_VALUES} values once aliases are expanded")
+        self._spend(node, 1)
         if id(node) in self._open:
             raise self._error(node, "an alias stands inside what it refers to")
         if len(keys) > MAX_DEPTH:
@@ -211,35 +215,39 @@ class _Builder:
 
     def _mapping(self, node: yaml.Node, keys: Keys) -> dict[str, Any]:
         built: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        merged: list[yaml.Node] = []
-        for key_node, value_node in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.style is None and key_node.value == _MERGE:
-                merged += self._merged(value_node)
-                continue
-            key = self._key(key_node)
-            if key in built:
-                raise self._error(key_node, f"key {key!r} stands in line {lines[key]} already: remove one of them")
-            lines[key] = key_node.start_mark.line + 1
-            self.places[*keys, key] = f"line {lines[key]}"
+        for key, (key_node, value_node) in self._entries(node).items():
+            self.places[*keys, key] = f"line {key_node.start_mark.line + 1}"
             built[key] = self.value(value_node, (*keys, key))
-        for source in merged:
-            self._open.append(id(source))
-            for key_node, value_node in source.value:
-                key = self._key(key_node)
-                if key not in built:  # what is written here goes before what is merged, as does an earlier merge
-                    self.places[*keys, key] = f"line {key_node.start_mark.line + 1}"
-                    built[key] = self.value(value_node, (*keys, key))
-            self._open.pop()
         return built
 
-    def _merged(self, node: yaml.Node) -> Iterator[yaml.Node]:
-        for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+    def _entries(self, node: yaml.Node) -> _Entries:
+        """A mapping's own keys, then what it merges: what is written here goes first, then the earlier merge."""
+        if id(node) in self._known:
+            return self._known[id(node)]
+        entries: _Entries = {}
+        sources: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.style is None and key_node.value == _MERGE:
+                sources += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                continue
+            key = self._key(key_node)
+            if key in entries:
+                line = entries[key][0].start_mark.line + 1
+                raise self._error(key_node, f"key {key!r} stands in line {line} already: remove one of them")
+            entries[key] = (key_node, value_node)
+        self._merging.append(id(node))
+        for source in sources:
             if not isinstance(source, yaml.MappingNode):
                 raise self._error(source, f"{_MERGE!r} takes a mapping, or a list of them, such as '<<: *train'")
-            if id(source) in self._open:
+            if id(source) in self._merging:
                 raise self._error(source, "an alias stands inside what it refers to")
-            yield source
+            merged = self._entries(source)
+            self._spend(source, 1 + len(merged))
+            for key, entry in merged.items():
+                entries.setdefault(key, entry)
+        self._merging.pop()
+        self._known[id(node)] = entries
+        return entries
 
     def _key(self, node: yaml.Node) -> str:
         key = self._scalar(node) if isinstance(node, yaml.ScalarNode) else None
@@ -249,10 +257,18 @@ class _Builder:
         return key
 
     def _scalar(self, node: yaml.ScalarNode) -> Scalar:
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in node.value):  # by escapes in quotes
+            raise self._error(node, f"{node.value[:40]!r} holds a character that no file or file name can hold")
         try:
             return plain_scalar(node.value) if node.style is None else str(node.value)
         except ValueError as error:
             raise self._error(node, str(error)) from error
+
+    def _spend(self, node: yaml.Node, values: int) -> None:
+        """Merged keys count too, or a list of aliases could stand for hours of merging."""
+        self._count += values
+        if self._count > MAX_VALUES:
+            raise self._error(node, f"more than {MAX_VALUES} values once aliases are expanded")
 
     def _error(self, node: yaml.Node, problem: str) -> RecipeError:
         return RecipeError(f"{self.source}, line {node.start_mark.line + 1}: {problem}")

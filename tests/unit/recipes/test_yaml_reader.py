@@ -77,6 +77,12 @@ def test_merge_key() -> None:
     assert found["use"] == {"lr": 3, "steps": 2, "decay": 7}
 
 
+def test_merges_of_merges() -> None:
+    found = value("a: &a {x: 1, y: 1}\nb: &b {<<: *a, y: 2}\nc: {<<: *b, z: 3}\nd: {<<: {<<: *b, x: 9}}\n")
+    assert found["c"] == {"x": 1, "y": 2, "z": 3}
+    assert found["d"] == {"x": 9, "y": 2}
+
+
 def test_where_names_line_and_path() -> None:
     document = parse_yaml("arms:\n  float:\n    - train:\n        lr: 1\n", "x.yaml")
     assert document.where(("arms", "float", 0, "train", "lr")) == "x.yaml, line 4: arms.float[0].train.lr"
@@ -95,6 +101,11 @@ def test_where_names_line_and_path() -> None:
         ("a: ! 1", "tag"),
         ("a: &x [*x]", "stands inside what it refers to"),
         ("a: &x {<<: *x}", "stands inside what it refers to"),
+        ("a: &x {<<: [{b: 1}, {<<: *x}]}", "stands inside what it refers to"),
+        ("a: {<<: {b: 1, b: 2}}", "key 'b' stands in line 1 already"),
+        ("a: &a {b: 1}\nc: {<<: [" + "*a, " * 20_000 + "]}", "aliases are expanded"),
+        (r'a: "\0"', "no file or file name can hold"),
+        (r'a: "\ud800"', "no file or file name can hold"),
         ("<<: 1", "takes a mapping"),
         ("8: 1", "key '8' is no word"),
         ("true: 1", "key 'true' is no word"),
