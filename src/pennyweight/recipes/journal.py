@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
     Example:
-        >>> duration(4.2), duration(125), duration(7300)
+        >>> duration(4.2), duration(125), duration(7320)
         ('4 s', '2 min 5 s', '2 h 2 min')
     """
     whole = round(seconds)
