@@ -20,9 +20,9 @@ def find_recipe(recipe: str | Path) -> Document:
         RecipeError: neither exists, or it cannot be read.
     """
     path = Path(recipe)
+    known = library()
+    if str(recipe) in known and not path.is_file():  # a folder here may well have the recipe's name
+        return read_yaml(known[str(recipe)])
     if path.exists():
         return read_yaml(path)
-    known = library()
-    if str(recipe) in known:
-        return read_yaml(known[str(recipe)])
     raise RecipeError(f"no file {str(recipe)!r}, and no recipe of that name; {did_you_mean(str(recipe), known)}")

@@ -20,7 +20,8 @@ def apply_overrides(document: Document, settings: Iterable[str]) -> Document:
 
     A path is keys joined by dots. A list's entry is named by its index, `arms.float[0].train.lr`, or by its only key
     when no other entry has it, `arms.float.train.lr`. `*` stands for every key or entry under which the rest of the
-    path leads somewhere: `arms.*.train.steps=20`. Only the last key may be new.
+    path leads somewhere: `arms.*.train.steps=20`. Only the last key may be new; a stage or method written as a bare
+    word, such as `bench`, takes settings as if it were written `bench: {}`.
 
     Args:
         settings: such as "seed=1" or "model.hidden=[64, 64]"; the value is YAML.
@@ -77,6 +78,10 @@ def _targets(value: Any, segments: list[str], keys: Keys, setting: str) -> Itera
                     continue  # the rest of the path is not under this one
         return
     holder, key, keys = _step(value, head, keys, setting, last=not rest)
+    if rest and holder[key] == rest[0]:
+        holder[key] = {rest[0]: None}  # `apply: BNN`
+    if len(rest) == 1 and holder[key] is None:
+        holder[key] = {}  # `bench:` with nothing behind it
     if rest:
         yield from _targets(holder[key], rest, keys, setting)
     else:
@@ -95,11 +100,18 @@ def _step(value: Any, head: str, keys: Keys, setting: str, last: bool) -> tuple[
         if int(head) >= len(value):
             raise _LeadsNowhereError(f"--set {setting}: {here} has {len(value)} entries, 0 to {len(value) - 1}")
         return value, int(head), (*keys, int(head))
-    named = [index for index, entry in enumerate(value) if isinstance(entry, dict) and list(entry) == [head]]
+    named = [index for index, entry in enumerate(value) if head in _words(entry) and len(_words(entry)) == 1]
     if len(named) > 1:
         choices = ", ".join(f"{dotted((*keys, index))}.{head}" for index in named)
         raise RecipeError(f"--set {setting}: {here} has several {head!r}: name one by its index, {choices}")
     if not named:
-        words = [key for entry in value if isinstance(entry, dict) for key in entry]
+        words = [word for entry in value for word in _words(entry)]
         raise _LeadsNowhereError(f"--set {setting}: {here} has no entry {head!r}; {did_you_mean(head, words)}")
+    if isinstance(value[named[0]], str):
+        value[named[0]] = {head: None}
     return value[named[0]], head, (*keys, named[0], head)
+
+
+def _words(entry: Any) -> list[str]:
+    """By which a list's entry can be named."""
+    return list(entry) if isinstance(entry, dict) else [entry] if isinstance(entry, str) else []

@@ -13,6 +13,9 @@ from pennyweight.recipes.stages import STAGES, Stage
 from pennyweight.recipes.work import Data
 from pennyweight.recipes.yaml_reader import Document
 
+MAX_SEED = (1 << 53) - 1
+"""The last whole number that every reader of JSON keeps exact."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -152,8 +155,8 @@ def _seeds(top: _Top, place: Place) -> tuple[int, ...]:
         raise (place / "seed").error("stands beside 'seeds': keep one of them")
     seeds = (top.seed or 0,) if top.seeds is None else top.seeds
     where = place / ("seed" if top.seeds is None else "seeds")
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise where.error(f"is {list(seeds)}, expected different whole numbers of at least 0")
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise where.error(f"is {list(seeds)}, expected different whole numbers of at least 0 and at most {MAX_SEED}")
     return seeds
 
 

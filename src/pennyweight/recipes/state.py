@@ -27,11 +27,16 @@ def fresh_model(spec: ModelSpec, data: Data, seed: int) -> nn.Module:
     """The float model an arm starts from, on the device recipes use.
 
     Raises:
+        RecipeError: the model cannot be built with its options.
         CheckpointError: the given weights are missing or do not fit.
     """
     options = dict(spec.options)
     options.setdefault("seed", seed)
-    model = create_model(spec.name, **options)
+    try:
+        model = create_model(spec.name, **options)
+    except (RuntimeError, TypeError, MemoryError) as error:  # sizes beyond what torch or this machine can hold
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"model {spec.name!r} cannot be built with {options}: {reason}") from error
     if spec.weights is not None:
         load_checkpoint(model, _weights_file(spec.weights, data.root))
     return model.to(default_device())

@@ -31,6 +31,18 @@ def test_index_name_and_value() -> None:
     assert changed("seed=1", "seed=2")["seed"] == 2
 
 
+def test_bare_words_take_settings() -> None:
+    text = "arms: {a: [{apply: BNN}, {bench: }, export], b: [{apply: [BNN]}, bench, export]}"
+    settings = ["arms.*.apply.BNN.clip=false", "arms.*.bench.duration_s=1", "arms.a.export={check_samples: 2}"]
+    found = apply_overrides(parse_yaml(text, "x.yaml"), settings).value["arms"]
+    assert found["a"] == [
+        {"apply": {"BNN": {"clip": False}}},
+        {"bench": {"duration_s": 1}},
+        {"export": {"check_samples": 2}},
+    ]
+    assert found["b"] == [{"apply": [{"BNN": {"clip": False}}]}, {"bench": {"duration_s": 1}}, "export"]
+
+
 def test_an_alias_is_not_changed_with_its_anchor() -> None:
     assert changed("arms.float.train.lr=9")["arms"]["binary"][1]["train"]["lr"] == 1
 

@@ -107,9 +107,15 @@ def test_another_model_takes_no_options_of_the_base() -> None:
         (BASE + "arms: {a: [apply: 3]}", "expected methods such as"),
         (BASE + "arms: {a: [bench: {scenarios: [Sever]}]}", r"bench.scenarios\[0\]: is 'Sever'"),
         (BASE + "arms: {a: [bench: {duration_s: 0}]}", "duration_s is 0.0, must be above 0"),
+        (BASE + "arms: {a: [bench: {duration_s: .inf}]}", "duration_s is inf, must be above 0 and at most 86400"),
+        (BASE + "arms: {a: [bench: {duration_s: .nan}]}", "duration_s is nan"),
+        (BASE + "arms: {a: [bench: {threads: 1000000}]}", "threads is 1000000"),
+        (BASE + "arms: {a: [export: {check_samples: 0}]}", "check_samples is 0, must be at least 1"),
+        (BASE + "arms: {a: [train: {steps: 5, lr: 1, checkpoint_every: 0}]}", "checkpoint_every is 0"),
         (BASE + "seed: 1\nseeds: [2]\narms: {a: [export]}", "seed: stands beside 'seeds'"),
         (BASE + "seeds: []\narms: {a: [export]}", "seeds: is .* expected different whole numbers"),
         (BASE + "seeds: [1, 1]\narms: {a: [export]}", "seeds: is .* expected different"),
+        (BASE + "seed: 1000000000000000000000\narms: {a: [export]}", "seed: is .* at most 9007199254740991"),
         (BASE + "seed: -1\narms: {a: [export]}", "line 4: seed: is .* at least 0"),
         (BASE + "baseline: b\narms: {a: [export]}", "baseline: no arm is called 'b'"),
         (BASE.replace("name: t", "name: ../t") + "arms: {a: [export]}", "names a file or folder"),
@@ -131,6 +137,15 @@ def test_missing_data_folder_says_where_it_looked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PENNYWEIGHT_DATA", str(tmp_path))
     with pytest.raises(PennyweightError, match="PENNYWEIGHT_DATA"):
         recipe("{a: [export]}", BASE.replace("digits", "mnist"))
+
+
+def test_a_folder_does_not_hide_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert find_recipe("quickstart").value["name"] == "quickstart"
+    (tmp_path / "quickstart").rmdir()
+    (tmp_path / "quickstart").write_text("name: mine\n", encoding="utf-8")
+    assert find_recipe("quickstart").value == {"name": "mine"}
 
 
 def test_unknown_recipe_names_the_library() -> None:

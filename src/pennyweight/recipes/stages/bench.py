@@ -21,9 +21,9 @@ class BenchStage(Stage):
 
     Args:
         scenarios: LoadGen's, in order.
-        duration_s: least time of each, above 0.
-        max_batch: samples a call in Offline.
-        threads: the model computes with.
+        duration_s: least time of each, above 0, at most a day.
+        max_batch: samples a call in Offline, 1 to 2^20.
+        threads: the model computes with, 1 to 1024.
         every_seed: measure each seed's net; by default only the first seed's, since speed does not depend on it.
     """
 
@@ -38,9 +38,9 @@ class BenchStage(Stage):
     every_seed: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("duration_s", "max_batch", "threads"):
-            if not getattr(self, name) > 0:
-                raise RecipeError(f"{name} is {getattr(self, name)}, must be above 0")
+        for name, most in (("duration_s", 86_400), ("max_batch", 1 << 20), ("threads", 1024)):
+            if not 0 < getattr(self, name) <= most:
+                raise RecipeError(f"{name} is {getattr(self, name)}, must be above 0 and at most {most}")
 
     def title(self) -> str:
         """The scenarios."""

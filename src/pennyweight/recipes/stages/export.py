@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pennyweight.artifact import Artifact, export
 from pennyweight.data import eval_batches
+from pennyweight.errors import RecipeError
 from pennyweight.recipes.convert import to_plain
 from pennyweight.recipes.stages.accuracy import measure_accuracy
 from pennyweight.recipes.stages.base import Stage
@@ -26,6 +27,10 @@ class ExportStage(Stage):
     kind: ClassVar[str] = "export"
 
     check_samples: int = 64
+
+    def __post_init__(self) -> None:
+        if self.check_samples < 1:
+            raise RecipeError(f"check_samples is {self.check_samples}, must be at least 1")
 
     def run(self, work: Work) -> Record:
         """Export, and measure the artifact as it runs."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
 from pennyweight.data import Augment
+from pennyweight.errors import RecipeError
 from pennyweight.nn.objectives import objective_named
 from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, to_plain
 from pennyweight.recipes.stages.accuracy import measure_accuracy
@@ -28,7 +29,7 @@ class TrainStage(Stage):
         augment: random changes of the images; None makes none.
         precision: of matrix products.
         compile: run through `torch.compile`.
-        checkpoint_every: steps between checkpoints; None makes ten in a run.
+        checkpoint_every: steps between checkpoints, at least 1; None makes ten in a run.
     """
 
     kind: ClassVar[str] = "train"
@@ -46,6 +47,8 @@ class TrainStage(Stage):
 
     def __post_init__(self) -> None:
         objective_named(self.objective)
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise RecipeError(f"checkpoint_every is {self.checkpoint_every}, must be at least 1, or null")
 
     @classmethod
     def from_plain(cls, value: Any, place: Place) -> "TrainStage":
