@@ -1,79 +1,46 @@
-"""A packed binary multi-layer perceptron against torch's float one of the same shape: 784 inputs, 3 x 2048, 10 outputs.
+"""A packed binary perceptron against the float one of the same shape, both as a user gets them: 784 - 3 x 2048 - 10.
 
-The packed one takes float32 images: their int8 codes, the first layer (codes times packed signs), three thresholds, two
-binary layers and the output layer are one call. The float one is Linear, BatchNorm1d and ReLU in eval mode, eager, and
-the same with the norms folded into the linear layers; the figure is against the faster of the two. Weights are random;
-before anything is timed, the sums and the argmax of every sample must equal those of an unpacked torch network.
+The packed one is an exported artifact called on float images: int8 codes of the pixels, the first layer (codes times
+packed signs), thresholds, two binary layers and the output layer are one call of the C++ library. The float one is the
+eager module in evaluation mode, with batch norm as trained and with it folded; the figure is against the faster of the
+two. Weights are those of a few training steps on random images: speed and size do not depend on their values.
+
+Before anything is timed, logits of every sample must equal those of the unpacked binary module bit for bit.
 
     python benchmarks/packed_mlp.py [--quick] [--save]
 """
 
 import argparse
-import itertools
+import copy
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import pennyweight as pw
 from pennyweight import ops
+from pennyweight.nn import fold_batchnorm_, project_
 from pennyweight.numerics.measure import interleaved
 from reporting import headline, save_rows
 
-WIDTHS = (784, 2048, 2048, 2048, 10)
-SCALE = 1 / 128
+HIDDEN = (2048, 2048, 2048)
 
 
-class FloatNetwork(nn.Sequential):
-    """Linear, norm, activation, three times, and a linear output layer; eval mode."""
-
-    def __init__(self, *, norm: bool) -> None:
-        layers: list[nn.Module] = []
-        for k, n in itertools.pairwise(WIDTHS[:-1]):
-            layers += [nn.Linear(k, n), *([nn.BatchNorm1d(n)] if norm else []), nn.ReLU()]
-        super().__init__(*layers, nn.Linear(WIDTHS[-2], WIDTHS[-1]))
-        self.eval()
-
-
-def random_layers(generator: torch.Generator) -> tuple[list[Tensor], list[ops.ChainLayer]]:
-    """Random weights, and the same packed, with thresholds inside the spread of the sums they are compared with."""
-    weights = [torch.randn(n, k, generator=generator) for k, n in itertools.pairwise(WIDTHS)]
-    layers = []
-    for i, w in enumerate(weights):
-        hidden = i < len(weights) - 1
-        spread = 0.5 * w.shape[1] ** 0.5 * (64 if i == 0 else 1)
-        threshold = (torch.randn(w.shape[0], generator=generator) * spread).round().to(torch.int32)
-        greater = torch.rand(w.shape[0], generator=generator) < 0.8
-        layers.append(
-            ops.ChainLayer(
-                words=ops.pack_signs(w),
-                k=w.shape[1],
-                threshold=threshold if hidden else None,
-                greater=greater if hidden else None,
-            )
-        )
-    return weights, layers
-
-
-def unpacked(x: Tensor, weights: list[Tensor], layers: list[ops.ChainLayer]) -> Tensor:
-    """The same network in plain torch float arithmetic, exact for these widths."""
-    x = torch.round(x / SCALE).clamp(-128, 127)
-    for w, layer in zip(weights, layers, strict=True):
-        z = x @ torch.where(w >= 0, 1.0, -1.0).T
-        if layer.threshold is None or layer.greater is None:
-            return z
-        x = torch.where(torch.where(layer.greater, z >= layer.threshold, z <= layer.threshold), 1.0, -1.0)
-    raise AssertionError("the last layer has thresholds")
-
-
-def packed_bytes(layers: list[ops.ChainLayer]) -> int:
-    """Words, thresholds, one direction bit a column, and the scale."""
-    total = 4
-    for layer in layers:
-        total += layer.words.numel() * 8
-        if layer.threshold is not None:
-            total += layer.threshold.numel() * 4 + -(-layer.threshold.numel() // 8)
-    return total
+def settle(model: nn.Module, images: Tensor) -> None:
+    """Some steps on random labels, so that batch norm has statistics and weights have moved."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model.train()
+    for step in range(4):
+        batch = images[64 * step : 64 * (step + 1)]
+        loss = nn.functional.cross_entropy(model(batch), torch.arange(len(batch)) % 10)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        project_(model)
+    model.eval()
 
 
 def main() -> None:
@@ -83,67 +50,77 @@ def main() -> None:
     options = parser.parse_args()
     repeats = 9 if options.quick else 31
 
-    generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    weights, layers = random_layers(generator)
-    chain = ops.PackedChain(layers, first="int8", scale=SCALE)
-    samples = torch.randn(512 if options.quick else 4096, WIDTHS[0], generator=generator) * 0.5
-    expected = unpacked(samples, weights, layers)
-    sums = chain.run(samples)
-    assert torch.equal(sums, expected.to(torch.int32)), "the packed network's sums are wrong"
-    assert torch.equal(sums.argmax(1), expected.argmax(1)), "the packed network's answers are wrong"
-    print(f"correct: {len(samples)} samples, sums and argmax equal to the unpacked network's; backend {chain.backend}")
+    images = (torch.randint(0, 256, (512 if options.quick else 4096, 1, 28, 28)).float() - 128) / 128
+    unfolded = pw.create_model("mlp", input_shape=(1, 28, 28), hidden=HIDDEN)
+    binary = copy.deepcopy(unfolded)
+    pw.apply_(binary, pw.BNN())
+    for model in (unfolded, binary):
+        settle(model, images)
+    folded = copy.deepcopy(unfolded)
+    fold_batchnorm_(folded)
+    peers = {"torch_eager_batchnorm": unfolded, "torch_eager_folded": folded.eval()}
 
-    peers = {"torch_eager_batchnorm": FloatNetwork(norm=True), "torch_eager_folded": FloatNetwork(norm=False)}
-    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        float_bytes = pw.export(folded, Path(folder) / "float.pw").size_bytes
+        artifact = pw.export(binary, Path(folder) / "binary.pw", example_input=images[:4])
+    packed = artifact.model()
+    backend = next(module.chain.backend for module in packed.modules() if hasattr(module, "chain"))
     with torch.inference_mode():
-        for threads in sorted({1, os.cpu_count() or 1}):
-            torch.set_num_threads(threads)
-            ops.set_num_threads(threads)
-            for batch in (1, 256):
-                x = samples[:batch].contiguous()
-                out = torch.empty(batch, WIDTHS[-1], dtype=torch.int32)
-                for peer, network in peers.items():
-                    timed = interleaved(
-                        lambda net=network, x=x: net(x), lambda x=x, out=out: chain.run(x, out), repeats=repeats
-                    )
-                    rows.append(
-                        {
-                            "batch": batch,
-                            "threads": threads,
-                            "peer": peer,
-                            "backend": chain.backend,
-                            "torch_us": timed.a_seconds * 1e6,
-                            "ours_us": timed.b_seconds * 1e6,
-                            "speedup": timed.ratio,
-                            "spread": timed.spread,
-                            "n": timed.n,
-                        }
-                    )
-    float_bytes = sum(
-        value.numel() * value.element_size() for value in peers["torch_eager_folded"].state_dict().values()
-    )
-    ratio = float_bytes / packed_bytes(layers)
+        expected = torch.cat([binary(part) for part in images.split(512)])
+        assert torch.equal(packed(images), expected), "the packed network's logits differ from the module's"
+        print(f"correct: logits of {len(images)} samples equal bit for bit; backend {backend}; {artifact.numerics}")
+        rows = [
+            measure(peer, network, packed, images[:batch], threads, repeats, backend)
+            for threads in sorted({1, os.cpu_count() or 1})
+            for batch in (1, 256)
+            for peer, network in peers.items()
+        ]
+    ratio = float_bytes / artifact.size_bytes
     print(f"{'batch':>5s} {'threads':>7s} {'peer':22s} {'torch us':>9s} {'ours us':>8s} {'times':>6s} {'spread':>6s}")
     for row in rows:
         print(
             f"{row['batch']:5d} {row['threads']:7d} {row['peer']:22s} {row['torch_us']:9.1f} {row['ours_us']:8.1f} "
             f"{row['speedup']:6.1f} {row['spread']:6.3f}"
         )
-    print(f"size: {float_bytes} bytes in float32 (norms folded), {packed_bytes(layers)} packed")
+    print(f"size on disk: {float_bytes} bytes as a float artifact, {artifact.size_bytes} packed")
     if options.save:
-        size_row = {"batch": 0, "threads": 0, "peer": "float32_bytes_over_packed_bytes", "backend": chain.backend}
-        size_row |= {"torch_us": 0, "ours_us": 0, "speedup": ratio, "spread": 0, "n": 1}
-        print(f"saved {save_rows('packed_mlp', [*rows, size_row]).name}")
+        size = {
+            "batch": 0,
+            "threads": 0,
+            "peer": "float_artifact_bytes",
+            "backend": backend,
+            "torch_us": 0,
+            "ours_us": 0,
+        }
+        print(f"saved {save_rows('packed_mlp', [*rows, size | {'speedup': ratio, 'spread': 0, 'n': 1}]).name}")
     for threads in sorted({row["threads"] for row in rows}, reverse=True):
-        suffix = "" if threads == 1 else "_all_threads"
         for batch in (1, 256):
-            row = min(
-                (r for r in rows if (r["batch"], r["threads"]) == (batch, threads)), key=lambda r: r["torch_us"]
-            )  # the faster peer
-            name = f"packed_mlp_speedup_b{batch}{suffix}"
+            same = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            row = min(same, key=lambda candidate: candidate["torch_us"])  # the faster peer
+            name = f"packed_mlp_speedup_b{batch}" + ("" if threads == 1 else "_all_threads")
             print(headline(name, row["speedup"], "x", row["n"], row["spread"], row["peer"]))
-    print(headline("packed_mlp_size_ratio", ratio, "x", 1, 0.0, "float32_state_dict"))
+    print(headline("packed_mlp_size_ratio", ratio, "x", 1, 0.0, "float_artifact"))
+
+
+def measure(
+    peer: str, network: nn.Module, packed: nn.Module, x: Tensor, threads: int, repeats: int, backend: str
+) -> dict[str, Any]:
+    """One row: a float network and the packed one in turns on the same batch."""
+    torch.set_num_threads(threads)
+    ops.set_num_threads(threads)
+    timed = interleaved(lambda: network(x), lambda: packed(x), repeats=repeats)
+    return {
+        "batch": len(x),
+        "threads": threads,
+        "peer": peer,
+        "backend": backend,
+        "torch_us": timed.a_seconds * 1e6,
+        "ours_us": timed.b_seconds * 1e6,
+        "speedup": timed.ratio,
+        "spread": timed.spread,
+        "n": timed.n,
+    }
 
 
 if __name__ == "__main__":
