@@ -110,6 +110,13 @@ def test_permutation_is_one_and_equals_the_oracle(n: int) -> None:
     assert order.tolist() == oracle.order(n, key.words)
 
 
+def test_permutation_sorts_by_the_first_word_and_then_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [(2, 2**32 - 1), (4, 0), (2, 0), (2**32 - 1, 2**32 - 1), (3, 8), (0, 2**32 - 1)]
+    monkeypatch.setattr("pennyweight.numerics.random.random_bits", lambda *_: torch.tensor(drawn))
+    # the lowest bits do not count: words 2 and 3 are alike
+    assert permutation(6, Key(0)).tolist() == [5, 2, 4, 0, 1, 3]
+
+
 def test_permutations_of_three_are_equally_likely() -> None:
     counts: dict[tuple[int, ...], int] = {}
     for i in range(1200):

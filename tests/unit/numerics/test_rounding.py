@@ -53,6 +53,13 @@ def test_integers_are_kept_and_the_ends_never_left() -> None:
     assert torch.equal(y, torch.tensor([-8.0, 7.0, 7.0, -8.0]).repeat(1000))
 
 
+def test_a_draw_equal_to_the_fraction_rounds_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.tensor([3.0, 0.25, 0.25, 0.25, -0.75])
+    draws = torch.tensor([0.0, 0.25, 0.25 - 2.0**-24, 0.0, 0.25])
+    monkeypatch.setattr("pennyweight.numerics.rounding.uniform", lambda *_: draws)
+    assert round_stochastic(x, Key(0)).tolist() == [3, 0, 1, 1, -1]
+
+
 def test_the_key_decides() -> None:
     x = uniform((1000,), Key(0))
     assert torch.equal(round_stochastic(x, Key(1)), round_stochastic(x, Key(1)))
