@@ -16,7 +16,17 @@ from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.chain import SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
-from pennyweight.numerics.affine import AffineParameters, PerTensor, dequantize, parse_granularity, quantize
+from pennyweight.nn.slots.stored import StoredCodes
+from pennyweight.numerics.affine import (
+    AffineParameters,
+    PerGroup,
+    PerTensor,
+    dequantize,
+    expand,
+    parameter_shape,
+    parse_granularity,
+    quantize,
+)
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat, parse_format
 from pennyweight.numerics.packing import pack_bits, pack_signs, unpack_bits, unpack_signs
@@ -59,6 +69,7 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "softmax": (nn.Softmax, ("dim",)),
     "tanh": (nn.Tanh, ()),
 }
+_FLOATS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 # Layers that differ from torch's only while training are written as torch's.
 _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
     **{ghost: plain for plain, ghost in GHOST_OF.items()},
@@ -113,12 +124,14 @@ def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
     try:
         kind, attributes = (WEIGHTED | PLAIN)[spec["kind"]]
         settings = {name: unplain(spec["settings"][name]) for name in attributes}
-        if spec["kind"] not in WEIGHTED:
-            module = kind(**settings)
-            module.load_state_dict(own)
-        else:
-            module = kind(**settings, bias=spec["settings"]["bias"])
+        weighted = spec["kind"] in WEIGHTED
+        # On the meta device: a file's settings allocate nothing, only its tensors do, once their shapes fit.
+        with torch.device("meta"):
+            module = kind(**settings, bias=spec["settings"]["bias"]) if weighted else kind(**settings)
+        if weighted:
             _decode_weighted(module, spec, own)
+        else:
+            module.load_state_dict(own, assign=True)
     except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
         raise ArtifactError(f"module {fqn!r} of the artifact cannot be built ({error}): export it again") from error
     return module.eval()
@@ -186,20 +199,22 @@ def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -
 
 
 def _decode_weight(spec: Spec, own: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor, SlotContent | None]:
-    if spec["format"] in ("float32", "float16", "bfloat16", "float64"):
+    """The weight as the layer shall hold it: values, or codes with what says their scale."""
+    if spec["format"] in _FLOATS:
         return own["weight"], None
     if spec["format"] == "binary":
-        return unpack_signs(own["weight.signs"], shape[1:].numel()).reshape(shape), BinaryWeight()
+        return unpack_signs(own["weight.signs"], shape[1:].numel()).reshape(shape), StoredCodes(None)
     format = parse_format(spec["format"])
     assert isinstance(format, IntFormat), f"weight format {format}"
     codes = unpack_bits(own["weight.codes"], format.bits, shape.numel()).to(torch.int64) + format.min
-    affine = AffineParameters(
-        scale=own["weight.scale"],
-        zero_point=own["weight.zero_point"].float(),
-        format=format,
-        granularity=parse_granularity(spec["granularity"]),
-    )
-    return dequantize(codes.reshape(shape), affine), IntegerWeight(affine)
+    codes = codes.reshape(shape)
+    scale, zero_point = own["weight.scale"], own["weight.zero_point"].float()
+    granularity = parse_granularity(spec["granularity"])
+    expected = parameter_shape(torch.empty(shape, device="meta"), granularity)
+    assert scale.shape == zero_point.shape == expected, f"scales of shape {tuple(scale.shape)}"
+    if isinstance(granularity, PerGroup):  # a scale that changes along the sum cannot be taken out of it
+        return dequantize(codes, AffineParameters(scale, zero_point, format, granularity)), StoredCodes(None)
+    return codes - expand(zero_point, codes, granularity), StoredCodes(scale)
 
 
 def _decode_input(spec: Spec, own: Mapping[str, Tensor]) -> SlotContent:
@@ -217,5 +232,4 @@ def _decode_input(spec: Spec, own: Mapping[str, Tensor]) -> SlotContent:
 
 def weight_bits(format: str) -> int:
     """Bits a stored weight takes in a format of `encode`."""
-    floats = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
-    return floats[format] if format in floats else parse_format(format).bits
+    return _FLOATS[format] if format in _FLOATS else parse_format(format).bits

@@ -101,6 +101,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "sizes": (lambda m, t: m["modules"]["linear1"]["settings"].update(out_features=7), "linear1"),
     "negative": (lambda m, t: m["modules"]["linear1"]["settings"].update(in_features=-1), "linear1"),
     "huge": (lambda m, t: m["modules"]["linear1"]["settings"].update(in_features=1 << 50), "linear1"),
+    "larger than memory": (lambda m, t: m["modules"]["bn1"]["settings"].update(num_features=1 << 33), "bn1"),
     "weight format": (lambda m, t: m["modules"]["linear1"]["weight"].update(format="int99"), "linear1"),
     "input format": (lambda m, t: m["modules"]["linear2"]["input"].update(format="e4m3"), "linear2"),
     "settings type": (lambda m, t: m["modules"]["bn1"]["settings"].update(num_features="many"), "bn1"),
