@@ -8,6 +8,7 @@ from typing import Any
 
 import pennyweight
 from pennyweight.recipes.schema import Arm, ModelSpec, Recipe, data_to_plain
+from pennyweight.recipes.sources import file_digest, weights_file
 from pennyweight.recipes.stages import ExportStage, Stage, TrainStage
 
 KEY_LENGTH = 12
@@ -18,7 +19,8 @@ class Step:
     """One stage of one arm for one seed.
 
     Args:
-        key: hash of the settings of this stage and of all it depends on: release, model, data, seed, earlier stages.
+        key: hash of the settings of this stage and of all it depends on: release, model, data, seed, earlier stages; of
+            files, data sets and weights, it is the content that counts, not the place.
         stage: what to do.
         seed: of this pass.
         model: what the arm starts from.
@@ -42,8 +44,11 @@ class Step:
 
     @property
     def artifact(self) -> "Step | None":
-        """The nearest export among them, itself included."""
-        return next((step for step in reversed(self.chain()) if isinstance(step.stage, ExportStage)), None)
+        """The nearest export among them, itself included, unless the model was changed thereafter."""
+        last = next(
+            (s for s in reversed(self.chain()) if s.stage.changes_model or isinstance(s.stage, ExportStage)), None
+        )
+        return last if last is not None and isinstance(last.stage, ExportStage) else None
 
     @property
     def trained(self) -> bool:
@@ -57,11 +62,13 @@ Plan = Mapping[str, Mapping[int, tuple[Step, ...]]]
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """All steps of a recipe; equal steps of different arms have equal keys."""
-    return {
-        arm.name: {seed: _steps(arm, recipe, seed, seed == recipe.seeds[0]) for seed in recipe.seeds}
-        for arm in recipe.arms
-    }
+    """All steps of a recipe; equal steps of different arms have equal keys.
+
+    Raises:
+        CheckpointError: a file of weights is missing.
+        DataError: a split of the data set is missing or damaged.
+    """
+    return {arm.name: _by_seed(arm, recipe) for arm in recipe.arms}
 
 
 def distinct(plan: Plan) -> Iterator[Step]:
@@ -76,13 +83,23 @@ def distinct(plan: Plan) -> Iterator[Step]:
                     yield step
 
 
-def _steps(arm: Arm, recipe: Recipe, seed: int, first_seed: bool) -> tuple[Step, ...]:
+def _by_seed(arm: Arm, recipe: Recipe) -> dict[int, tuple[Step, ...]]:
+    weights = arm.model.weights
+    data = data_to_plain(recipe.data)
+    del data["root"]
     base = {
         "pennyweight": pennyweight.__version__,
-        "model": arm.model.to_plain(),
-        "data": data_to_plain(recipe.data),
-        "seed": seed,
+        "model": {
+            **arm.model.to_plain(),
+            "weights": None if weights is None else file_digest(weights_file(weights, recipe.data.root)),
+        },
+        "data": data,
+        "content": recipe.data.digest,
     }
+    return {seed: _steps(arm, {**base, "seed": seed}, seed, seed == recipe.seeds[0]) for seed in recipe.seeds}
+
+
+def _steps(arm: Arm, base: Mapping[str, Any], seed: int, first_seed: bool) -> tuple[Step, ...]:
     steps = []
     before: Step | None = None
     for stage in arm.stages:

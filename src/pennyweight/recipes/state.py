@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pennyweight.data.roots import candidate_roots
 from pennyweight.errors import RecipeError
 from pennyweight.models import create_model, load_checkpoint
 from pennyweight.recipes.folder import RunFolder
 from pennyweight.recipes.plan import Step
 from pennyweight.recipes.schema import ModelSpec
+from pennyweight.recipes.sources import weights_file
 from pennyweight.recipes.work import Data, Work, default_device
 
 STATE = "model.safetensors"
@@ -38,14 +38,8 @@ def fresh_model(spec: ModelSpec, data: Data, seed: int) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"model {spec.name!r} cannot be built with {options}: {reason}") from error
     if spec.weights is not None:
-        load_checkpoint(model, _weights_file(spec.weights, data.root))
+        load_checkpoint(model, weights_file(spec.weights, data.root))
     return model.to(default_device())
-
-
-def _weights_file(name: str, root: str | None) -> Path:
-    """A path as it is, or below the folders that hold data."""
-    places = [Path(name).expanduser(), *(folder / name for folder in candidate_roots(root))]
-    return next((place for place in places if place.is_file()), places[0])
 
 
 def store(model: nn.Module, folder: Path) -> None:

@@ -12,6 +12,7 @@ from pennyweight.bench.paired import compare
 from pennyweight.errors import RecipeError
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.recipes.folder import read_json
+from pennyweight.recipes.stages import STAGES
 from pennyweight.recipes.stages.accuracy import read_correct
 from pennyweight.report import (
     Accuracy,
@@ -75,8 +76,8 @@ def _arm(
     right: Mapping[str, Mapping[int, NDArray[np.bool_]]],
 ) -> ArmReport:
     first = next(iter(by_seed.values()))
-    exported = _last(first, "size_bytes")
-    measured = _last(first, "benchmark")
+    exported = _of_final_model(first, "size_bytes")
+    measured = _of_final_model(first, "benchmark")
     benchmark = measured["benchmark"] if measured else None
     notes = [f"failed: {error}"] if error else []
     notes += benchmark["warnings"] if benchmark else []
@@ -85,6 +86,10 @@ def _arm(
         notes.append(f"no accuracy for seed {', '.join(missing)}: no stage measured it")
     if len(by_seed) > 1 and (exported or benchmark):
         notes.append(f"size, layers and benchmark are those of seed {next(iter(by_seed))}")
+    if exported is None and any("size_bytes" in stage["record"] for stage in first):
+        notes.append("no size: the model was changed after its export; export it again")
+    if measured is None and any("benchmark" in stage["record"] for stage in first):
+        notes.append("no benchmark: the model was changed after it; measure again")
     compared = name != baseline and baseline in right
     return ArmReport(
         name=name,
@@ -93,7 +98,7 @@ def _arm(
         comparison=_comparison(baseline, right[baseline], right[name]) if compared else None,
         size_bytes=exported["size_bytes"] if exported else None,
         size=_size(exported["size"]) if exported else None,
-        numerics=exported["numerics"] if exported else "float32 module, not exported",
+        numerics=exported["numerics"] if exported else "a module in torch, not exported",
         layers=tuple(_layer(row) for row in exported["layers"]) if exported else (),
         scenarios=tuple(_scenario(result, benchmark) for result in benchmark["scenarios"]) if benchmark else (),
         methods=tuple(_method(found) for stage in first for found in stage["record"].get("methods", ())),
@@ -103,9 +108,15 @@ def _arm(
     )
 
 
-def _last(stages: Stages, key: str) -> Mapping[str, Any] | None:
-    """The last stage's record that has the key."""
-    return next((stage["record"] for stage in reversed(stages) if key in stage["record"]), None)
+def _of_final_model(stages: Stages, key: str) -> Mapping[str, Any] | None:
+    """The last record that has the key, if it is of the model as the arm leaves it and not of an earlier one."""
+    for stage in reversed(stages):
+        if key in stage["record"]:
+            found: Mapping[str, Any] = stage["record"]
+            return found
+        if STAGES[stage["kind"]].changes_model:
+            return None
+    return None
 
 
 def _accuracies(stages: Stages) -> list[Mapping[str, Any]]:

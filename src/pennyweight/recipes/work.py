@@ -1,5 +1,6 @@
 """What a stage works with: the model as the stages before left it, the data, a folder of its own, the seed."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,16 @@ class Data:
     def test(self) -> ImageDataset:
         """The test split."""
         return self._load("test")
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all images and labels, so that a data set changed on disk is another one."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.test):
+            for tensor in (part.images, part.labels):
+                digest.update(f"{tuple(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def _load(self, split: str) -> ImageDataset:
         loaded = load_dataset(self.name, split, self.root, **dict(self.options))
@@ -94,7 +105,7 @@ class Work:
         folder: the stage's own, empty but for what an interrupted attempt of a resumable stage left.
         seed: of this pass of the recipe.
         trained: whether the model has learnt anything, from a train stage or from given weights.
-        artifact: the artifact of the nearest export before, or None.
+        artifact: what the nearest export before wrote; None where there is none, or the model was changed since.
         calibration_limit: samples methods may see at most; None for all.
         progress: whether to show bars.
     """

@@ -1,6 +1,7 @@
 """Running recipes: what is shared, what is kept, what is repeated, and that going on equals never having stopped."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pennyweight.errors import RecipeError
+from pennyweight.errors import CheckpointError, RecipeError
 from pennyweight.recipes.folder import RunFolder
 from pennyweight.recipes.plan import distinct, make_plan
 from pennyweight.recipes.rehearsal import rehearse
@@ -84,6 +85,49 @@ def test_what_decides_a_result_is_in_its_key(old: str, new: str) -> None:
     after = make_plan(resolved(text.replace(old, new)))["float"]
     (first,), (second,) = before.values(), after.values()
     assert first[0].key != second[0].key
+
+
+def test_what_is_read_counts_by_its_content(tmp_path: Path) -> None:
+    """A data set or a file of weights that changes under its name is another one; one that moves is the same."""
+
+    def key(root: Path, weights: Path) -> str:
+        text = TEXT.replace("name: digits", f"name: mnist, root: {root}").replace("[16]", f"[16], weights: {weights}")
+        return make_plan(resolved(text))["float"][0][0].key
+
+    here, there, weights = tmp_path / "here", tmp_path / "there", tmp_path / "weights.th"
+    write_mnist(here, first_byte=0)
+    write_mnist(there, first_byte=0)
+    weights.write_bytes(b"one")
+    before = key(here, weights)
+    assert key(there, weights.rename(tmp_path / "moved.th")) == before
+    write_mnist(there, first_byte=1)
+    assert key(there, tmp_path / "moved.th") != before
+    (tmp_path / "moved.th").write_bytes(b"two")
+    assert key(here, tmp_path / "moved.th") != before
+    with pytest.raises(CheckpointError, match=r"weights .*weights\.th does not exist"):
+        key(here, weights)
+
+
+def write_mnist(root: Path, first_byte: int) -> None:
+    """Two samples a split, in the layout of `load_mnist`."""
+    for split in ("train", "t10k"):
+        folder = root / "mnist"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = bytes([first_byte, *range(255), *range(255), 0])[: 2 * 16 * 16]
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 2, 16, 16) + pixels)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 2) + bytes([0, 1]))
+
+
+def test_an_export_is_not_measured_for_a_model_changed_since() -> None:
+    arms = (
+        "arms: {a: [export, {apply: {RoundToNearest: {}}}, bench], b: [{apply: {RoundToNearest: {}}}, export, bench]}"
+    )
+    plan = make_plan(resolved(TEXT[: TEXT.index("arms:")] + arms))
+    stale, good = plan["a"][0][-1].before, plan["b"][0][-1].before
+    assert stale is not None
+    assert good is not None
+    assert stale.artifact is None
+    assert good.artifact is good
 
 
 def test_names_and_measurements_are_not_in_the_keys_of_others() -> None:
@@ -267,7 +311,11 @@ def test_several_seeds(recipe: Path, tmp_path: Path) -> None:
         ("[16]", "[16], num_classes: 3", "digits.* has 10 classes"),
         ("[16]", "[1000000000000]", "arm 'float': model 'mlp' cannot be built with .*hidden"),
         ("[16]", "[16], input_shape: [1, 9, 9]", "refuses images of data set 'digits'"),
-        ("[16]", "[16], weights: missing.safetensors", r"arm 'float': checkpoint missing.safetensors does not exist"),
+        (
+            "[16]",
+            "[16], weights: missing.safetensors",
+            r"arm 'float': weights missing.safetensors does not exist; looked at",
+        ),
     ],
 )
 def test_found_before_the_first_step(old: str, new: str, words: str) -> None:

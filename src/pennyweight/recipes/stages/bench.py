@@ -1,4 +1,4 @@
-"""The `bench` stage: the artifact, or the model where nothing was exported, through the official LoadGen."""
+"""The `bench` stage: the artifact, or the model where none holds it as it is now, through the official LoadGen."""
 
 import sys
 from dataclasses import dataclass
