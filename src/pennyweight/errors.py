@@ -1,16 +1,16 @@
 """The exception tree: everything a user can do wrong has a class here. Programmer's invariants are plain asserts.
 
-    PennyweightError (ValueError)
-    ├── RecipeError              a recipe's key, value, method or file
-    ├── FormatError              the string or parameters of a number format
-    ├── NumericsError            NaN, infinity, or a value outside an operation's domain
-    ├── MethodError              a method that matches nothing, lacks data or collides with another
-    ├── DataError                a missing, corrupt or unsuitable data set
-    ├── CheckpointError          a checkpoint that cannot be written, read or resumed
-    ├── ArtifactError            an artifact that is unknown, truncated, tampered or not exportable
-    ├── KernelError              a kernel backend that is absent or refuses its input
-    ├── BenchmarkError           a measurement that could not be made or must not be trusted
-    └── MissingDependencyError   (also ImportError) an optional package, with the extra that brings it
+PennyweightError (ValueError)
+├── RecipeError              a recipe's key, value, method or file
+├── FormatError              the string or parameters of a number format
+├── NumericsError            NaN, infinity, or a value outside an operation's domain
+├── MethodError              a method that matches nothing, lacks data or collides with another
+├── DataError                a missing, corrupt or unsuitable data set
+├── CheckpointError          a checkpoint that cannot be written, read or resumed
+├── ArtifactError            an artifact that is unknown, truncated, tampered or not exportable
+├── KernelError              a kernel backend that is absent or refuses its input
+├── BenchmarkError           a measurement that could not be made or must not be trusted
+└── MissingDependencyError   (also ImportError) an optional package, with the extra that brings it
 """
 
 import difflib
