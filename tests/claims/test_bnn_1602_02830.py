@@ -21,7 +21,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pennyweight.report.write.render_html", lambda report: "")
         folder = tmp_path_factory.mktemp("bnn-digits")
-        return run("bnn-digits", folder=folder, settings=("seeds=[0, 1]", "arms.*.train.steps=500"), progress=False)
+        return run(
+            "bnn-digits",
+            folder=folder,
+            settings=("seeds=[0, 1]", "arms.*.train.steps=500"),
+            progress=False,
+        )
 
 
 def arm(result: RunResult, name: str) -> ArmReport:
@@ -34,12 +39,12 @@ def points_lost(result: RunResult) -> float:
     return -100 * change
 
 
-def test_weights_and_activations_of_plus_and_minus_one_stay_within_four_points_of_float_after_500_steps(
+def test_weights_and_activations_of_plus_and_minus_one_stay_within_two_points_of_float(
     digits: RunResult,
 ) -> None:
-    """Two seeds, 500 steps; the whole claim, 2 points over five seeds, takes longer."""
+    """Two seeds, 500 steps; the recipe as it stands has five and 1500."""
     assert not digits.failures
-    assert points_lost(digits) <= 4.0
+    assert points_lost(digits) <= 2.0
 
 
 def test_the_binary_layers_are_executed_not_simulated(digits: RunResult) -> None:
