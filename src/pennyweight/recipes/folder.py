@@ -19,7 +19,12 @@ from pennyweight.recipes.work import Record
 
 DONE = "done.json"
 LOCK = ".lock"
-_OURS = ("stages", "arms", "recipe.yaml", "resolved.yaml", "run.json", "log.txt", "report.json", "report.html")
+RESOLVED = "resolved.yaml"
+MARK = "# Written by pennyweight"
+"""How the resolved recipe begins: by it a folder is known to be a run's, before anything in it is deleted."""
+
+# The resolved recipe is the first to come and the last to go, so a run or a clearing cut short still shows the mark.
+_OURS = ("stages", "arms", "recipe.yaml", "run.json", "log.txt", "report.json", "report.html", RESOLVED)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class RunFolder:
         if not self.path.exists():
             return
         present = {entry.name for entry in self.path.iterdir()} - {LOCK}
-        if present and not present & set(_OURS):
+        if present and not self._is_marked():
             raise RecipeError(f"{self.path} holds no run of a recipe: --fresh clears run folders only")
         with _writing(self.path):
             for name in _OURS:
@@ -87,6 +92,12 @@ class RunFolder:
                     shutil.rmtree(entry)
                 else:
                     entry.unlink(missing_ok=True)
+
+    def _is_marked(self) -> bool:
+        try:
+            return (self.path / RESOLVED).read_text(encoding="utf-8").startswith(MARK)
+        except (OSError, ValueError):
+            return False
 
     @contextmanager
     def held(self) -> Iterator[None]:

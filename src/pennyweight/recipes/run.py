@@ -13,7 +13,7 @@ from torch import nn
 from pennyweight.errors import MissingDependencyError, PennyweightError, RecipeError
 from pennyweight.numerics.measure import machine, versions
 from pennyweight.recipes.catalogue import find_recipe
-from pennyweight.recipes.folder import RunFolder, write_json, write_text
+from pennyweight.recipes.folder import MARK, RESOLVED, RunFolder, write_json, write_text
 from pennyweight.recipes.journal import Journal, Pace, duration, now
 from pennyweight.recipes.overrides import apply_overrides
 from pennyweight.recipes.plan import Plan, Step, distinct, make_plan
@@ -81,11 +81,13 @@ def run(
     place = RunFolder(default_folder(resolved) if folder is None else Path(folder))
     plan = make_plan(resolved)
     with place.held():
-        if fresh:
+        rehearse(resolved, None if fresh else _unfinished(plan, place))
+        if fresh:  # not before the recipe is known to be sound
             place.clear()
-        rehearse(resolved, _unfinished(plan, place))
+        write_text(
+            place.path / RESOLVED, f"{MARK}: every setting of this run. It is a recipe too.\n{to_yaml(resolved)}"
+        )
         write_text(place.path / "recipe.yaml", document.text)
-        write_text(place.path / "resolved.yaml", to_yaml(resolved))
         journal = Journal(place.path / "log.txt", progress)
         started = now()
         runner = _Runner(recipe=resolved, folder=place, journal=journal, progress=progress, debug=debug)

@@ -185,12 +185,25 @@ def test_fresh_clears_runs_only(recipe: Path, tmp_path: Path) -> None:
     run(recipe, folder=folder, fresh=True, progress=False)
     assert (folder / "mine.txt").is_file()
     assert not before.items() & stamps(folder).items()
+    before = stamps(folder)
+    with pytest.raises(RecipeError, match="matches no"):
+        run(recipe, folder=folder, fresh=True, settings=["arms.binary.apply.BNN.include=[x]"], progress=False)
+    assert stamps(folder) == before
     stranger = tmp_path / "stranger"
-    stranger.mkdir()
-    (stranger / "thesis.tex").write_text("precious", encoding="utf-8")
-    with pytest.raises(RecipeError, match="holds no run"):
-        run(recipe, folder=stranger, fresh=True, progress=False)
-    assert (stranger / "thesis.tex").is_file()
+    (stranger / "stages").mkdir(parents=True)
+    for name in ("thesis.tex", "stages/one.tex", "log.txt", "resolved.yaml"):  # names alone make no run of ours
+        (stranger / name).write_text("precious", encoding="utf-8")
+        with pytest.raises(RecipeError, match="holds no run"):
+            run(recipe, folder=stranger, fresh=True, progress=False)
+        assert (stranger / name).is_file()
+
+
+def test_the_resolved_recipe_of_a_run_finds_all_done(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(recipe, folder=folder, progress=False)
+    before = stamps(folder)
+    run(folder / "resolved.yaml", folder=folder, progress=False)
+    assert stamps(folder) == before
 
 
 def test_two_runs_do_not_share_a_folder(recipe: Path, tmp_path: Path) -> None:
