@@ -88,7 +88,7 @@ def test_on_mnist_the_binary_net_loses_at_most_1_point_over_3_seeds(tmp_path: Pa
 
 @pytest.mark.claim
 def test_on_cifar10_a_narrow_binary_convolutional_net_learns(tmp_path: Path, data_root: Path) -> None:
-    """No margin is claimed at an eighth of the paper's width and a hundredth of its epochs; chance is 10 %."""
+    """No margin is claimed at an eighth of the paper's width and two epochs of its 500; chance is 10 %."""
     result = run("bnn-cifar10-small", folder=tmp_path, settings=("seeds=[0]",), progress=False)
     accuracy = arm(result, "binary").accuracy
     assert accuracy is not None
