@@ -353,4 +353,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as interrupt:
+        sys.exit(f"stopped {interrupt}; what is done is kept, run again to go on")

@@ -2,8 +2,9 @@
 
 `import pennyweight` by itself loads nearly nothing, since its names load on first use; so the figure published is for
 all public names loaded, which is what a program that uses them pays. Processes are timed in turns, A B A B ..., from
-start to exit, interpreter included; the overhead is the median of the paired differences. Files are warm in the page
-cache (one round of each is thrown away), byte code is compiled beforehand.
+start to exit, interpreter included; the overhead is the median of the paired differences. Processor seconds are given
+beside wall seconds: they hardly change when others use the machine. Files are warm in the page cache (one round of each
+is thrown away), byte code is compiled beforehand.
 
     python benchmarks/import_time.py [--quick] [--save]
 """
@@ -11,6 +12,7 @@ cache (one round of each is thrown away), byte code is compiled beforehand.
 import argparse
 import compileall
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,16 +34,17 @@ HELP = "from pennyweight.cli.main import main; main()"
 PROGRAMS = {"torch": (TORCH,), "lazy": (LAZY,), "all_names": (ALL_NAMES,), "help": (HELP, "--help")}
 
 
-def seconds(program: tuple[str, ...], folder: str) -> float:
-    """From start to exit of a fresh interpreter.
+def seconds(program: tuple[str, ...], folder: str) -> tuple[float, float]:
+    """Wall and processor seconds of a fresh interpreter, from start to exit.
 
     Args:
         program: code, then its arguments.
         folder: to run in: an empty one, so that nothing there is imported by accident.
     """
-    started = time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", *program], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def modules(program: tuple[str, ...], folder: str) -> set[str]:
@@ -49,6 +52,11 @@ def modules(program: tuple[str, ...], folder: str) -> set[str]:
     code = f"import atexit, json, sys; atexit.register(lambda: print(json.dumps([*sys.modules]))); {program[0]}"
     done = subprocess.run([sys.executable, "-c", code, *program[1:]], cwd=folder, check=True, capture_output=True)
     return set(json.loads(done.stdout.decode().splitlines()[-1]))
+
+
+def differences(longer: list[float], shorter: list[float]) -> list[float]:
+    """Round by round."""
+    return [a - b for a, b in zip(longer, shorter, strict=True)]
 
 
 def main() -> None:
@@ -67,15 +75,20 @@ def main() -> None:
         print("correct: --help does without torch; the timed import loads every public name")
         for program in PROGRAMS.values():
             seconds(program, folder)
-        times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+        walls: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+        cpus: dict[str, list[float]] = {name: [] for name in PROGRAMS}
         for _ in range(rounds):
             for name, program in PROGRAMS.items():
-                times[name].append(seconds(program, folder))
+                wall, cpu = seconds(program, folder)
+                walls[name].append(wall)
+                cpus[name].append(cpu)
     figures = {
-        "import_overhead_s": [a - t for a, t in zip(times["all_names"], times["torch"], strict=True)],
-        "import_overhead_lazy_s": [a - t for a, t in zip(times["lazy"], times["torch"], strict=True)],
-        "help_s": times["help"],
-        "import_torch_s": times["torch"],
+        "import_overhead_s": differences(walls["all_names"], walls["torch"]),
+        "import_overhead_lazy_s": differences(walls["lazy"], walls["torch"]),
+        "import_overhead_cpu_s": differences(cpus["all_names"], cpus["torch"]),
+        "import_torch_s": walls["torch"],
+        "help_s": walls["help"],
+        "help_cpu_s": cpus["help"],
     }
     targets = {"import_overhead_s": OVERHEAD_TARGET_S, "help_s": HELP_TARGET_S}
     rows = [
