@@ -116,18 +116,16 @@ class BNN(Method):
 
     def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
         assert isinstance(layer, GemmModule)
-        layer.slots.fill("weight", BinaryWeight(clip=self.clip))
+        fan_in = layer.weight[0].numel()
+        fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
+        lr_scale = math.sqrt((fan_in + fan_out) / 1.5) if self.glorot_scaling else 1.0
+        layer.slots.fill("weight", BinaryWeight(clip=self.clip, lr_scale=lr_scale))
         if is_first and self.first_input == "int8":
             layer.slots.fill("input", RunningInput(IntFormat(8)))
         else:
             key = Key(self.seed).fold("binary input", fqn) if self.stochastic_activations else None
             layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key))
         _spread_latent_(layer.weight)
-        if self.glorot_scaling:
-            fan_in = layer.weight[0].numel()
-            fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
-            layer.weight.lr_scale = math.sqrt((fan_in + fan_out) / 1.5)
-        layer.weight.no_weight_decay = True  # decay towards 0 only makes signs flip
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
-from pennyweight.nn.slots.chain import GemmSlots, Product, SlotContent
+from pennyweight.nn.slots.chain import GemmSlots, Product
 
 T = TypeVar("T", bound="_Gemm")
 
@@ -70,8 +70,7 @@ class _Gemm(nn.Module):
 
     def project_(self) -> None:
         """Let the weight slot's contents project the latent weights (for example clip them)."""
-        for content in self.slots.weight.values():
-            assert isinstance(content, SlotContent)
+        for content in self.slots.weight.contents():
             content.project_(self.weight)
 
 

@@ -1,8 +1,4 @@
-"""The optimiser a regime asks for, with parameters grouped by what they say of themselves; and shift-based AdaMax.
-
-A parameter may carry two plain attributes, set by whoever made it: `lr_scale`, a float that multiplies its learning
-rate, and `no_weight_decay`, True to exempt it.
-"""
+"""The optimiser a regime asks for, with parameters grouped by their rules; and shift-based AdaMax."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pennyweight.errors import RecipeError
+from pennyweight.nn.parameter_rules import ParameterRule, parameter_rules
 from pennyweight.numerics.shift import ap2
 from pennyweight.training.regime import Regime, Settings
 
@@ -94,20 +91,17 @@ class ShiftAdaMax(Optimizer):
 def build_optimizer(model: nn.Module, regime: Regime) -> Optimizer:
     """The regime's optimiser over the model's trainable parameters.
 
-    Parameters with the same `lr_scale` and `no_weight_decay` share a group, which remembers both for `set_settings_`.
+    Parameters with the same rule (`nn.parameter_rules`) share a group, which remembers it for `set_settings_`.
 
     Raises:
         RecipeError: no parameter is trainable.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            scale = float(getattr(parameter, "lr_scale", 1.0))
-            decays = not getattr(parameter, "no_weight_decay", False)
-            groups.setdefault((scale, decays), []).append(parameter)
+    groups: dict[ParameterRule, list[nn.Parameter]] = {}
+    for parameter, rule in parameter_rules(model).items():
+        groups.setdefault(rule, []).append(parameter)
     if not groups:
         raise RecipeError(f"{type(model).__name__} has no trainable parameters: nothing to train")
-    params = [{"params": members, "lr_scale": scale, "decays": decays} for (scale, decays), members in groups.items()]
+    params = [{"params": members, "lr_scale": rule.lr_scale, "decays": rule.decays} for rule, members in groups.items()]
     betas: dict[str, Any] = {} if regime.betas is None else {"betas": regime.betas}
     if regime.optimizer == "sgd":
         optimizer: Optimizer = SGD(params, lr=regime.lr, momentum=regime.momentum, nesterov=regime.nesterov)

@@ -22,8 +22,8 @@ class Settings:
     """What holds during one optimiser step.
 
     Args:
-        lr: learning rate; a parameter's `lr_scale` multiplies it.
-        weight_decay: of parameters not marked `no_weight_decay`.
+        lr: learning rate; a parameter's rule may scale it (`nn.parameter_rules`).
+        weight_decay: of the parameters whose rule lets them decay.
         batch_size: distinct samples of the step, over all ranks.
         image_size: pixels a side; None keeps the data's own.
         duplicates: copies of each sample in the step, each augmented by itself.

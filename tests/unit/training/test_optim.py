@@ -1,17 +1,33 @@
 """Parameter groups, and shift-based AdaMax against scalar arithmetic."""
 
 import copy
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from oracles.shift_adamax import shift_adamax
 from pennyweight.errors import RecipeError
+from pennyweight.nn.gemm import as_gemm
+from pennyweight.nn.slots.chain import SlotContent
 from pennyweight.training.optim import ShiftAdaMax, build_optimizer, set_settings_
 from pennyweight.training.regime import OPTIMIZERS, Regime
 
 BETAS = (1.0 - 2.0**-3, 1.0 - 2.0**-10)
+
+
+class Marked(SlotContent):
+    """Changes nothing but what it asks of the optimiser."""
+
+    stage: ClassVar[Any] = "mask"
+
+    def __init__(self, lr_scale: float = 1.0, decays: bool = True) -> None:
+        super().__init__()
+        self.lr_scale, self.decays = lr_scale, decays
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 def run_shift_adamax(gradients: list[float], lr: float) -> tuple[list[float], list[float]]:
@@ -55,12 +71,12 @@ def test_shift_adamax_refuses_bad_rates() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_lr_scale_multiplies_the_step_not_the_gradient(name: str) -> None:
     # Adaptive optimisers would cancel a scaled gradient; the scale must act on the finished step.
-    plain = nn.Linear(3, 2, bias=False)
-    scaled = copy.deepcopy(plain)
-    scaled.weight.lr_scale = 8.0  # type: ignore[assignment]
+    plain, scaled = as_gemm(nn.Linear(3, 2, bias=False)), as_gemm(nn.Linear(3, 2, bias=False))
+    scaled.load_state_dict(plain.state_dict())
+    scaled.slots.fill("weight", Marked(lr_scale=8.0))
     before = plain.weight.detach().clone()
     moves = []
-    for model in (plain, scaled):
+    for model in (plain, copy.deepcopy(scaled)):  # a copy keeps the rule
         optimizer = build_optimizer(model, Regime(steps=1, lr=2.0**-10, optimizer=name))  # type: ignore[arg-type]
         model(torch.arange(6.0).reshape(2, 3)).square().sum().backward()
         optimizer.step()
@@ -69,27 +85,28 @@ def test_lr_scale_multiplies_the_step_not_the_gradient(name: str) -> None:
 
 
 def test_weight_decay_spares_marked_parameters() -> None:
-    model = nn.Linear(3, 2)
-    model.bias.no_weight_decay = True  # type: ignore[assignment]
+    model = nn.Sequential(as_gemm(nn.Linear(3, 2)), nn.Linear(2, 2))
+    model[0].slots.fill("weight", Marked(decays=False))
     optimizer = build_optimizer(model, Regime(steps=2, lr=0.5, weight_decay=0.1, momentum=0.0))
-    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    torch.testing.assert_close(model.weight.detach(), 0.95 * weight)
-    assert torch.equal(model.bias, bias)
+    after = list(model.parameters())
+    assert torch.equal(after[0], before[0])
+    for old, new in zip(before[1:], after[1:], strict=True):
+        torch.testing.assert_close(new.detach(), 0.95 * old)
 
 
 def test_settings_of_the_step_reach_every_group() -> None:
-    model = nn.Linear(3, 2)
-    model.weight.lr_scale = 4.0  # type: ignore[assignment]
-    model.bias.no_weight_decay = True  # type: ignore[assignment]
+    model = nn.Sequential(as_gemm(nn.Linear(3, 2, bias=False)), nn.Linear(2, 2))
+    model[0].slots.fill("weight", Marked(lr_scale=4.0, decays=False))
     regime = Regime.milestones(steps=3, lr=1.0, milestone_steps=(2,), weight_decay=0.2)
     optimizer = build_optimizer(model, regime)
     set_settings_(optimizer, regime(2))
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        (pytest.approx(0.4), 0.2),
-        (pytest.approx(0.1), 0.0),
+        (pytest.approx(0.4), 0.0),
+        (pytest.approx(0.1), 0.2),
     ]
 
 

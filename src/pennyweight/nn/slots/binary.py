@@ -13,16 +13,23 @@ from pennyweight.numerics.ste import sign_ste, stochastic_sign_ste
 class BinaryWeight(SlotContent):
     """sign(W) of latent weights W; the gradient passes to W unchanged, and W is clipped to [-1, 1] after each step.
 
-    Without the clip the latent weights drift away without any effect on the product, and never flip back.
+    Without the clip the latent weights drift away without any effect on the product, and never flip back. They take no
+    weight decay, which would only make signs flip.
+
+    Args:
+        clip: project the latent weights.
+        lr_scale: multiplies their learning rate.
 
     Source: arXiv 1602.02830, algorithm 1.
     """
 
     stage: ClassVar[Stage] = "quantize"
+    decays = False
 
-    def __init__(self, *, clip: bool = True) -> None:
+    def __init__(self, *, clip: bool = True, lr_scale: float = 1.0) -> None:
         super().__init__()
         self.clip = clip
+        self.lr_scale = lr_scale
 
     def codes(self, x: Tensor) -> Codes:
         """+1 or -1 for each weight; sign(0) = +1."""
@@ -39,7 +46,7 @@ class BinaryWeight(SlotContent):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"clip={self.clip}"
+        return f"clip={self.clip}, lr_scale={self.lr_scale:.4g}"
 
 
 class BinaryInput(SlotContent):

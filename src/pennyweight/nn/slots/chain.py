@@ -28,6 +28,8 @@ class SlotContent(nn.Module):
     """
 
     stage: ClassVar[Stage]
+    lr_scale: float = 1.0  # of the latent parameter, see `nn.parameter_rules`
+    decays: bool = True
     _keeps_values = False  # while a float checkpoint loads; set by GemmSlots, which sees the whole layer
 
     def codes(self, x: Tensor) -> Codes:
@@ -44,6 +46,10 @@ class SlotContent(nn.Module):
 
 class SlotChain(nn.ModuleDict):
     """The contents of one slot in the fixed order mask, quantize, pack; at most one content a stage."""
+
+    def contents(self) -> list[SlotContent]:
+        """The contents in the order of work."""
+        return [content for content in self.values() if isinstance(content, SlotContent)]
 
     @property
     def quantizer(self) -> SlotContent | None:
@@ -71,8 +77,7 @@ class SlotChain(nn.ModuleDict):
     def codes(self, x: Tensor) -> Codes:
         """Run the chain; only the last content's scale is left unmultiplied."""
         scale: Tensor | None = None
-        for content in self.values():
-            assert isinstance(content, SlotContent)
+        for content in self.contents():
             x, scale = content.codes(x if scale is None else x * scale)
         return x, scale
 
