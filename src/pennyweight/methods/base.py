@@ -103,7 +103,7 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not say how it is applied")
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and settings as plain values; `pennyweight.methods.from_dict` turns them back."""
+        """Name and settings as plain values; type(method)(**settings) or a recipe turns them back."""
         settings = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return {"name": type(self).__name__, **settings}
 

@@ -15,6 +15,7 @@ def require_finite(x: Tensor, what: str) -> None:
     Raises:
         NumericsError: with the first bad index, its value, and how many there are.
     """
+    x = x.detach()
     if not x.is_floating_point() or x.numel() == 0 or bool(torch.isfinite(x.sum())):
         return  # a finite sum proves every element finite, in one cheap pass
     bad = ~torch.isfinite(x)
