@@ -79,8 +79,9 @@ def _fold(name: str, layer: nn.Module, norm: nn.Module) -> bool:
         raise MethodError(f"layer {name!r} holds {layer.slots.filled}: fold batch norm before filling slots")
     weight = layer.weight.detach().double()
     bias = None if layer.bias is None else layer.bias.detach().double()
-    gamma, beta = (None if t is None else t.detach().double() for t in (norm.weight, norm.bias))
     mean, var = norm.running_mean.double(), norm.running_var.double()
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
     fuse: Any = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
     weight, bias = fuse(weight, bias, mean, var, norm.eps, gamma, beta)
     with torch.no_grad():
