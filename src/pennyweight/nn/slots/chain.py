@@ -76,15 +76,18 @@ class SlotChain(nn.ModuleDict):
 
     def codes(self, x: Tensor) -> Codes:
         """Run the chain; only the last content's scale is left unmultiplied."""
-        scale: Tensor | None = None
-        for content in self.contents():
-            x, scale = content.codes(x if scale is None else x * scale)
-        return x, scale
+        contents = self.contents()
+        if not contents:
+            return x, None
+        for content in contents[:-1]:
+            x = content(x)
+        return contents[-1].codes(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the chain and multiply the scale in."""
-        values, scale = self.codes(x)
-        return values if scale is None else values * scale
+        """Run the chain, scales multiplied in."""
+        for content in self.contents():
+            x = content(x)
+        return x
 
 
 class GemmSlots(nn.Module):
