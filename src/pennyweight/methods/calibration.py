@@ -22,11 +22,11 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
         max_samples: samples to run at most.
 
     Returns:
-        For each layer that was called, a flat tensor of the values it received: every value while they are few,
+        For each layer, a flat tensor of the values it received: every value while they are few,
         then an even subsample a batch, with the smallest and the largest always among them.
 
     Raises:
-        MethodError: there is not one batch.
+        MethodError: there is not one batch, or the model never calls one of the layers.
         NumericsError: the data or a layer's input is not finite.
     """
     seen: dict[str, list[Tensor]] = {}
@@ -50,6 +50,9 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
         model.train(training)
         for handle in handles:
             handle.remove()
+    for fqn in layers:
+        if fqn not in seen:
+            raise MethodError(f"layer {fqn!r} received no calibration data: does the model's forward call it?")
     return {fqn: torch.cat(parts) for fqn, parts in seen.items()}
 
 

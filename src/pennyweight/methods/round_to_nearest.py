@@ -98,19 +98,19 @@ class RoundToNearest(Method):
 
     def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
         layers = match(model, self.include, self.exclude, self.targets)
+        # Whatever can go wrong goes wrong here, before the model is changed.
         for fqn, layer in layers.items():
-            assert isinstance(layer.weight, Tensor)
-            require_finite(layer.weight, f"weight of layer {fqn!r}")
-        folded = fold_batchnorm_(model) if self.fold_batchnorm else []
-        inputs = {}
+            self._check(fqn, layer)
+        inputs: dict[str, Tensor] = {}
         if self.activations is not None:
             assert data is not None
             inputs = observe_inputs(model, list(layers), data, self.max_samples)
+        folded = fold_batchnorm_(model) if self.fold_batchnorm else []
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
         for fqn, layer in swaps.items():
             assert isinstance(layer, GemmModule)
-            metrics |= {f"{fqn}.{key}": value for key, value in self._quantize(fqn, layer, inputs.get(fqn)).items()}
+            metrics |= {f"{fqn}.{key}": value for key, value in self._quantize(layer, inputs.get(fqn)).items()}
         swap_modules_(model, swaps)
         skipped = {
             fqn: "left out by include/exclude"
@@ -119,16 +119,22 @@ class RoundToNearest(Method):
         }
         return Applied(method=self, changed=tuple(swaps), skipped=skipped, metrics=metrics)
 
-    def _quantize(self, fqn: str, layer: GemmModule, seen: Tensor | None) -> dict[str, float]:
+    def _check(self, fqn: str, layer: nn.Module) -> None:
+        assert isinstance(layer.weight, Tensor)
+        require_finite(layer.weight, f"weight of layer {fqn!r}")
+        if isinstance(parse_granularity(self.granularity), PerGroup) and layer.weight.dim() != 2:
+            raise MethodError(
+                f"granularity={self.granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}"
+            )
+
+    def _quantize(self, layer: GemmModule, seen: Tensor | None) -> dict[str, float]:
         metrics = {}
         if self.weights is not None:
-            parameters = self._weight_parameters(fqn, layer)
+            parameters = self._weight_parameters(layer)
             layer.slots.fill("weight", IntegerWeight(parameters))
             rounded = dequantize(quantize(layer.weight.detach(), parameters), parameters)
             metrics["weight_sqnr_db"] = round(float(sqnr_db(layer.weight.detach(), rounded)), 2)
-        if self.activations is not None:
-            if seen is None:
-                raise MethodError(f"layer {fqn!r} received no calibration data: does the model's forward call it?")
+        if seen is not None:
             parameters = self._activation_parameters(seen)
             layer.slots.fill("input", IntegerInput(parameters))
             metrics["input_sqnr_db"] = round(
@@ -136,13 +142,9 @@ class RoundToNearest(Method):
             )
         return metrics
 
-    def _weight_parameters(self, fqn: str, layer: GemmModule) -> AffineParameters:
+    def _weight_parameters(self, layer: GemmModule) -> AffineParameters:
         assert self.weights is not None
         format, granularity = self._format("weights", self.weights), parse_granularity(self.granularity)
-        if isinstance(granularity, PerGroup) and layer.weight.dim() != 2:
-            raise MethodError(
-                f"granularity={self.granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}"
-            )
         low, high = self._range(layer.weight.detach(), granularity, format, self.weight_range, symmetric=True)
         return affine_parameters(low, high, format, granularity, symmetric=True)
 

@@ -1,0 +1,124 @@
+"""Round-to-nearest against integer arithmetic by hand; its calibration, its refusals."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pennyweight as pw
+from pennyweight.errors import MethodError, NumericsError
+from pennyweight.methods.calibration import MAX_VALUES, observe_inputs
+
+
+def test_minmax_codes_by_hand() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(9, 3)
+    weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    model = nn.Sequential(layer)
+    x = torch.rand(20, 9) * 3 - 1
+    method = pw.RoundToNearest(weights="int5", activations="int6", weight_range="minmax", activation_range="minmax")
+    pw.apply_(model, method, data=[x])
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    step = (high - low) / 63
+    zero = -32 - round(low / step)
+    for row in range(3):
+        scale = float(weight[row].abs().max()) / 15
+        for sample in range(4):
+            total = sum(
+                (min(31, max(-32, round(float(x[sample, k]) / step) + zero)) - zero)
+                * round(float(weight[row, k]) / scale)
+                for k in range(9)
+            )
+            got = float(model(x).detach()[sample, row])
+            assert got == pytest.approx(total * scale * step + float(bias[row]), rel=1e-4, abs=1e-5)
+
+
+def trained() -> tuple[nn.Module, Any]:
+    data = pw.load_dataset("digits", "train")
+    model = pw.create_model("mlp", hidden=(32, 32))
+    pw.train(model, data, pw.Regime.cosine(steps=150, lr=3e-3, batch_size=64, optimizer="adam"), progress=False)
+    return model.eval(), data
+
+
+def test_eight_bits_keep_the_answers_and_more_bits_are_better() -> None:
+    model, data = trained()
+    x = data.normalize(data.images)
+    with torch.no_grad():
+        expected = model(x)
+    errors, agreements = [], []
+    for bits in (8, 6, 4, 3):
+        twin, _ = trained()
+        method = pw.RoundToNearest(weights=f"int{bits}", activations=f"uint{bits}" if bits < 8 else "int8")
+        applied = pw.apply_(twin, method, data=[x[:256]])
+        with torch.no_grad():
+            got = twin(x)
+        errors.append(float((got - expected).square().mean()))
+        agreements.append(float((got.argmax(1) == expected.argmax(1)).float().mean()))
+        assert not isinstance(applied, list)
+        assert applied.metrics["folded_batchnorms"] == 2
+        assert float(applied.metrics["linear2.weight_sqnr_db"]) > 5 * bits - 8
+    assert errors == sorted(errors)
+    assert agreements[0] > 0.995
+
+
+def test_weights_alone_need_no_data_and_groups_need_linear() -> None:
+    model = pw.create_model("mlp").eval()
+    pw.apply_(model, pw.RoundToNearest(activations=None, granularity="group:16"))
+    assert model.linear1.slots.weight.quantizer.scale.shape == (256, 4)
+    with pytest.raises(MethodError, match=r"'group:16' is for Linear layers; 'conv1' is"):
+        pw.apply_(pw.create_model("resnet20"), pw.RoundToNearest(activations=None, granularity="group:16"))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"weights": "int9"}, "weights='int9'.*2 to 8 bits"),
+    ({"weights": "e4m3"}, "integer formats"),
+    ({"activations": "int1"}, "int1"),
+    ({"weights": "nonsense"}, "names no number format"),
+    ({"weights": None, "activations": None}, "nothing to round"),
+    ({"granularity": "row"}, "granularity 'row'"),
+    ({"weight_range": "best"}, "weight_range='best'"),
+    ({"max_samples": 0}, "max_samples=0"),
+])  # fmt: skip
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pw.RoundToNearest(**settings)
+
+
+def test_bad_calibration_data() -> None:
+    x = torch.randn(4, 1, 8, 8)
+    x[2, 0, 1, 1] = torch.inf
+    with pytest.raises(NumericsError, match=r"calibration data holds inf at index \(2, 0, 1, 1\)"):
+        pw.apply_(pw.create_model("mlp"), pw.RoundToNearest(), data=[x])
+    model = pw.create_model("mlp")
+    with pytest.raises(MethodError, match="holds no batch"):
+        pw.apply_(model, pw.RoundToNearest(), data=[])
+    assert isinstance(model.bn1, nn.BatchNorm1d)  # a refused call leaves the model whole
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.used(x)
+
+
+def test_a_layer_that_is_never_called_is_named() -> None:
+    with pytest.raises(MethodError, match="'spare' received no calibration data"):
+        pw.apply_(Unused(), pw.RoundToNearest(), data=[torch.randn(4, 4)])
+
+
+def test_observation_is_bounded_keeps_extremes_and_gives_everything_back() -> None:
+    model = nn.Sequential(nn.Linear(1000, 2)).train()
+    x = torch.randn(2000, 1000)
+    x[1234, 567] = 50.0
+    seen = observe_inputs(model, ["0"], [(part, "label") for part in x.split(500)], max_samples=1700)["0"]  # type: ignore[misc]
+    assert seen.numel() <= MAX_VALUES + 8
+    assert float(seen.max()) == 50.0
+    assert model.training
+    assert not model[0]._forward_pre_hooks
+    few = observe_inputs(model, ["0"], [x[:3]], max_samples=2)["0"]
+    assert torch.equal(few, x[:2].flatten())
