@@ -115,7 +115,7 @@ def test_observation_is_bounded_keeps_extremes_and_gives_everything_back() -> No
     model = nn.Sequential(nn.Linear(1000, 2)).train()
     x = torch.randn(2000, 1000)
     x[1234, 567] = 50.0
-    seen = observe_inputs(model, ["0"], [(part, "label") for part in x.split(500)], max_samples=1700)["0"]  # type: ignore[misc]
+    seen = observe_inputs(model, ["0"], [(part, torch.zeros(1)) for part in x.split(500)], max_samples=1700)["0"]
     assert seen.numel() <= MAX_VALUES + 8
     assert float(seen.max()) == 50.0
     assert model.training
