@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_type_hints, overload
 
 from pennyweight.data.cifar import load_cifar10, load_cifar100
 from pennyweight.data.dataset import ImageDataset, TextDataset
@@ -53,6 +53,24 @@ def dataset_options(name: str) -> dict[str, Any]:
     parameters = inspect.signature(_loader(name)).parameters.values()
     options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     return {option.name: option.default for option in options if option.default is not option.empty}
+
+
+def dataset_option_types(name: str) -> dict[str, Any]:
+    """The type hints of a set's options.
+
+    Raises:
+        DataError: unknown name.
+
+    Example:
+        >>> dataset_option_types("cifar100")["labels"]
+        <class 'str'>
+    """
+    loader = _loader(name)
+    hints = get_type_hints(loader)
+    parameters = inspect.signature(loader).parameters.values()
+    return {
+        parameter.name: hints[parameter.name] for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    }
 
 
 def _loader(name: str) -> Callable[..., ImageDataset | TextDataset]:

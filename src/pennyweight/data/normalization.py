@@ -1,5 +1,6 @@
 """Named pairs of mean and standard deviation, in units of the full range of a byte."""
 
+import math
 from collections.abc import Sequence
 
 from pennyweight.errors import DataError, did_you_mean
@@ -21,7 +22,7 @@ def normalization_constants(normalization: Normalization, channels: int) -> tupl
         channels: how many channels the images have.
 
     Raises:
-        DataError: an unknown name, or a number of entries that fits neither one nor the channels.
+        DataError: an unknown name, NaN or infinity, or a number of entries that fits neither one nor the channels.
 
     Example:
         >>> normalization_constants("imagenet", 3)[0]
@@ -39,6 +40,8 @@ def normalization_constants(normalization: Normalization, channels: int) -> tupl
             'give "centered", or (mean, std) with one entry or one a channel'
         )
     mean, std = (tuple(float(v) for v in entries) for entries in pair)
+    if not all(math.isfinite(value) for value in (*mean, *std)):
+        raise DataError(f"normalization={normalization!r} holds what is no finite number")
     return (
         mean * channels if len(mean) == 1 else mean,
         std * channels if len(std) == 1 else std,

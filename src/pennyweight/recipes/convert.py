@@ -5,7 +5,7 @@ Which dataclasses a recipe is made of is not said here.
 
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -100,6 +100,8 @@ def convert(value: Any, hint: Any, place: Place) -> Any:
         if len(value) == len(arguments):
             pairs = enumerate(zip(value, arguments, strict=True))
             return tuple(convert(item, argument, place / index) for index, (item, argument) in pairs)
+    elif origin is Sequence and isinstance(value, list):
+        return tuple(convert(item, arguments[0], place / index) for index, item in enumerate(value))
     elif origin is Mapping and isinstance(value, dict):
         return {key: convert(item, arguments[1], place / key) for key, item in value.items()}
     elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -150,6 +152,8 @@ def describe(hint: Any) -> str:
         if arguments[-1] is Ellipsis:
             return f"a list of {_plural(arguments[0])}"
         return f"a list of {len(arguments)}: " + ", ".join(describe(argument) for argument in arguments)
+    if origin is Sequence:
+        return f"a list of {_plural(arguments[0])}"
     if origin is Mapping or dataclasses.is_dataclass(hint):
         return "a mapping such as {key: value}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", None: "null"}
@@ -158,6 +162,8 @@ def describe(hint: Any) -> str:
 
 def _plural(hint: Any) -> str:
     names = {int: "whole numbers", float: "numbers", str: "words", bool: "true or false"}
+    if get_origin(hint) is Sequence:
+        return f"lists of {_plural(get_args(hint)[0])}"
     return names.get(hint, f"entries, each {describe(hint)}")
 
 

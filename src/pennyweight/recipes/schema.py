@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from pennyweight.data import dataset_option_types
 from pennyweight.errors import did_you_mean
 from pennyweight.models import create_model
 from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, show, to_plain
@@ -163,10 +164,14 @@ def _seeds(top: _Top, place: Place) -> tuple[int, ...]:
 def _data(value: Any, place: Place) -> Data:
     options = dict(as_mapping(value, place))
     name, root = _name_of("data set", options, place), options.pop("root", None)
+    known = guarded(lambda: dataset_option_types(name), place)
+    for key in options:
+        if key not in known:
+            raise place.unknown(key, [*known, "name", "root"])
     return Data(
         name=name,
         root=convert(root, str | None, place / "root"),
-        options=tuple((key, _tuples(item)) for key, item in options.items()),
+        options=tuple((key, convert(item, known[key], place / key)) for key, item in options.items()),
     )
 
 
@@ -176,10 +181,6 @@ def _name_of(what: str, options: dict[str, Any], place: Place) -> str:
     name = convert(options.pop("name"), str, place / "name")
     assert isinstance(name, str)
     return name
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _model(value: Any, place: Place) -> ModelSpec:

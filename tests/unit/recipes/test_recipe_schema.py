@@ -124,7 +124,19 @@ def test_another_model_takes_no_options_of_the_base() -> None:
         (BASE.replace("[8]", "[wide]") + "arms: {a: [export]}", r"model.hidden\[0\]: is 'wide'"),
         (BASE.replace("digits", "digit") + "arms: {a: [export]}", "data: unknown data set 'digit'.*'digits'"),
         (BASE.replace("name: digits", "nam: digits") + "arms: {a: [export]}", "data: 'name' is missing"),
-        (BASE.replace("digits", "digits, normalisation: x") + "arms: {a: [export]}", "no option 'normalisation'"),
+        (
+            BASE.replace("digits", "digits, normalisation: x") + "arms: {a: [export]}",
+            "data.normalisation: unknown key .* 'normalization'",
+        ),
+        (
+            BASE.replace("digits", "digits, normalization: 3") + "arms: {a: [export]}",
+            r"data.normalization: is 3 \(a whole number\), expected a word, or a list of lists of numbers",
+        ),
+        (
+            BASE.replace("digits", "digits, normalization: [[.nan], [1]]") + "arms: {a: [export]}",
+            "line 3: data: .*no finite number",
+        ),
+        (BASE.replace("digits", "image-folder, size: big") + "arms: {a: [export]}", "data.size: is 'big'"),
         (BASE.replace("digits", "ptb, root: /nowhere") + "arms: {a: [export]}", "ptb"),
     ],
 )
