@@ -1,6 +1,10 @@
 """Recipes understood strictly, resolved completely, written and read back."""
 
+import copy
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +14,7 @@ from pennyweight.recipes.catalogue import find_recipe, library
 from pennyweight.recipes.resolve import resolve, to_yaml
 from pennyweight.recipes.schema import Recipe, parse_recipe
 from pennyweight.recipes.stages import ApplyStage, BenchStage, TrainStage
-from pennyweight.recipes.yaml_reader import parse_yaml
+from pennyweight.recipes.yaml_reader import Document, Keys, parse_yaml
 
 BASE = "name: t\nmodel: {name: mlp, hidden: [8]}\ndata: {name: digits}\n"
 TRAIN = "train: {steps: 5, lr: 0.1}"
@@ -143,6 +147,32 @@ def test_another_model_takes_no_options_of_the_base() -> None:
 def test_refused(text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         resolve(parse_yaml(text, "x.yaml"))
+
+
+def places(value: Any, keys: Keys = ()) -> Iterator[Keys]:
+    """Of all values inside a value."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*keys, key)
+        yield from places(item, (*keys, key))
+
+
+def test_any_value_in_any_place_is_read_or_refused() -> None:
+    """No setting of any stage lets a wrong value through to a traceback."""
+    arm = f"{{a: [{{{TRAIN}}}, {{apply: [{{RoundToNearest: {{exclude: [x]}}}}, BNN]}}, export, bench]}}"
+    whole = parse_yaml(to_yaml(recipe(arm)), "x.yaml").value
+    refused = 0
+    for keys in places(whole):
+        for wrong in (None, True, -1, 10**30, math.nan, "x", [], [["x"]], {"x": 1}):
+            changed = copy.deepcopy(whole)
+            holder = changed
+            for key in keys[:-1]:
+                holder = holder[key]
+            holder[keys[-1]] = wrong
+            try:
+                to_yaml(parse_recipe(Document(changed, {}, "x.yaml")))
+            except PennyweightError:
+                refused += 1
+    assert refused > 400
 
 
 def test_missing_data_folder_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
