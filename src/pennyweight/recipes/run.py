@@ -1,5 +1,6 @@
 """`run`: a recipe from file to report. Stages already done are found by their hash; the rest is done in order."""
 
+import dataclasses
 import json
 import os
 import time
@@ -242,6 +243,7 @@ def _facts(recipe: Recipe, command: str, started: str) -> dict[str, Any]:
         "baseline": recipe.baseline,
         "seeds": list(recipe.seeds),
         "arms": [arm.name for arm in recipe.arms],
+        "claims": [dataclasses.asdict(claim) for claim in recipe.claims],
         "command": command,
         "started": started,
         "machine": machine(),

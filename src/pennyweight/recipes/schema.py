@@ -1,5 +1,6 @@
 """What a recipe is: a base (model, data, seeds) and named arms, each a list of stages."""
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from pennyweight.data import dataset_option_types
-from pennyweight.errors import did_you_mean
+from pennyweight.errors import RecipeError, did_you_mean
 from pennyweight.models import create_model
 from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, show, to_plain
 from pennyweight.recipes.stages import STAGES, Stage
@@ -55,6 +56,30 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecipeClaim:
+    """What a run is meant to show, decided before it: an arm loses at most so much accuracy against the baseline.
+
+    Args:
+        arm: that is held against the baseline.
+        max_drop_points: points of accuracy it may lose, at least 0.
+        claim: in words.
+        paper: title and arXiv id.
+        setting: what here differs from the paper's.
+    """
+
+    arm: str
+    max_drop_points: float
+    claim: str
+    paper: str = ""
+    setting: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the margin."""
+        if not 0 <= self.max_drop_points <= 100:
+            raise RecipeError(f"max_drop_points={self.max_drop_points}: points of accuracy lie between 0 and 100")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole recipe, typed.
 
@@ -66,6 +91,7 @@ class Recipe:
         data: the data set.
         model: what arms start from where they name no other.
         arms: in order.
+        claims: what the report judges.
     """
 
     name: str
@@ -75,6 +101,7 @@ class Recipe:
     data: Data
     model: ModelSpec
     arms: tuple[Arm, ...]
+    claims: tuple[RecipeClaim, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +116,7 @@ class _Top:
     seed: int | None = None
     seeds: tuple[int, ...] | None = None
     baseline: str | None = None
+    claims: tuple[Mapping[str, Any], ...] = ()
 
 
 def parse_recipe(document: Document) -> Recipe:
@@ -118,7 +146,20 @@ def parse_recipe(document: Document) -> Recipe:
         data=_data(top.data, place / "data"),
         model=model,
         arms=arms,
+        claims=tuple(
+            _claim(value, place / "claims" / index, names, baseline) for index, value in enumerate(top.claims)
+        ),
     )
+
+
+def _claim(value: Mapping[str, Any], place: Place, arms: list[str], baseline: str) -> RecipeClaim:
+    claim = build(RecipeClaim, value, place)
+    others = [name for name in arms if name != baseline]
+    if claim.arm not in others:
+        raise (place / "arm").error(
+            f"no arm but the baseline is called {claim.arm!r}; {did_you_mean(claim.arm, others)}"
+        )
+    return claim
 
 
 def to_document_value(recipe: Recipe) -> dict[str, Any]:
@@ -131,6 +172,7 @@ def to_document_value(recipe: Recipe) -> dict[str, Any]:
         "data": data_to_plain(recipe.data),
         "model": recipe.model.to_plain(),
         "arms": {arm.name: _arm_to_plain(arm, recipe.model) for arm in recipe.arms},
+        "claims": [dataclasses.asdict(claim) for claim in recipe.claims],
     }
 
 

@@ -17,6 +17,7 @@ from pennyweight.recipes.stages.accuracy import read_correct
 from pennyweight.report import (
     Accuracy,
     ArmReport,
+    ClaimBox,
     Comparison,
     CurvePoint,
     LayerRow,
@@ -24,6 +25,7 @@ from pennyweight.report import (
     RunReport,
     ScenarioReport,
     SizeBreakdown,
+    claim_box,
 )
 
 Stages = Sequence[Mapping[str, Any]]
@@ -57,6 +59,7 @@ def build_report(folder: Path) -> RunReport:
             machine=facts["machine"],
             versions=facts["versions"],
             command=facts["command"],
+            claims=tuple(_claim_box(claim, reports, facts["command"]) for claim in facts["claims"]),
             excluded=_excluded(by_seed),
             started=facts["started"],
             seconds=_seconds(by_seed),
@@ -66,6 +69,17 @@ def build_report(folder: Path) -> RunReport:
             f"the JSON in {folder} is damaged ({type(error).__name__}: {error}): run the recipe again, "
             f"it keeps what is done"
         ) from error
+
+
+def _claim_box(claim: Mapping[str, Any], arms: Sequence[ArmReport], command: str) -> ClaimBox:
+    return claim_box(
+        claim["claim"],
+        claim["paper"],
+        claim["setting"],
+        next((arm for arm in arms if arm.name == claim["arm"]), None),
+        margin_points=claim["max_drop_points"],
+        command=command,
+    )
 
 
 def _arm(

@@ -4,6 +4,7 @@ Nothing here measures or computes a model: whoever runs a recipe fills a `RunRep
 """
 
 from pennyweight.report.json_report import read_report, report_from_json, report_to_json
+from pennyweight.report.judgement import claim_box, judge
 from pennyweight.report.record import (
     Accuracy,
     ArmReport,
@@ -30,6 +31,8 @@ __all__ = [
     "RunReport",
     "ScenarioReport",
     "SizeBreakdown",
+    "claim_box",
+    "judge",
     "print_report",
     "read_report",
     "render_table",

@@ -193,3 +193,27 @@ def test_a_folder_does_not_hide_a_recipe(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_unknown_recipe_names_the_library() -> None:
     with pytest.raises(RecipeError, match="did you mean 'quickstart'"):
         find_recipe("quickstar")
+
+
+CLAIM = "claims: [{arm: b, claim: c, max_drop_points: 2}]"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "claims: [{arm: a, claim: c, max_drop_points: 2}]",
+            r"claims\[0\]\.arm: no arm but the baseline is called 'a'",
+        ),
+        ("claims: [{arm: x, claim: c, max_drop_points: 2}]", "'x'; valid: b"),
+        ("claims: [{arm: b, claim: c}]", "'max_drop_points' is missing"),
+        ("claims: [{arm: b, claim: c, max_drop_points: -1}]", "max_drop_points=-1"),
+        ("claims: [{arm: b, claim: c, max_drop_points: 2, paperr: x}]", "did you mean 'paper'"),
+    ],
+)
+def test_claims_of_a_recipe(line: str, message: str) -> None:
+    base = "name: n\ndata: {name: digits}\nmodel: {name: mlp}\narms: {a: [export], b: [export]}\n"
+    found = parse_recipe(parse_yaml(base + CLAIM, "r.yaml")).claims
+    assert [(one.arm, one.max_drop_points) for one in found] == [("b", 2)]
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(parse_yaml(base + line, "r.yaml"))
