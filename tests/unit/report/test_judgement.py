@@ -34,7 +34,7 @@ def test_the_box_states_margin_interval_and_n() -> None:
     box = claim_box("c", "p", "s", arm, margin_points=2, command="x")
     assert box.verdict == "partly"
     assert "at most 2 points of accuracy lost, fixed beforehand" in box.setting
-    assert box.measured.startswith("small against float: −1")
+    assert box.measured.startswith("small against float: \N{MINUS SIGN}1")
     assert box.n == "200 answers, 2 seeds"
     assert claim_box("c", "p", "s", None, margin_points=2, command="x").verdict == "not run"
     assert claim_box("c", "p", "s", ArmReport(name="a"), margin_points=2, command="x").verdict == "not run"
