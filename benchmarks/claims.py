@@ -336,7 +336,8 @@ def page(outcomes: list[Outcome]) -> str:
         "",
         f"{machine['cpu']}, {machine['cores']} cores, one thread, accelerator {machine['accelerator']}; {versions}. "
         "Accuracies are those of the exported artifacts on the whole test split. "
-        "Verdicts: holds, when the whole interval of the difference lies within the margin; partly, when only the difference does; not, when neither does.",
+        "Verdicts: holds, when the whole interval of the difference lies within the margin; partly, when only the "
+        "difference does; not, when neither does.",
         "",
     ]
     return "\n".join([*lines, *(line for outcome in outcomes for line in as_text(outcome))])
