@@ -1,4 +1,6 @@
-"""Binary matrix product against torch's float32 product: 1024 x 1024 x 4096, interleaved in one run, 1 thread and all.
+"""Binary matrix product against torch's float32 product, interleaved in one run: several shapes, 1 thread and all.
+
+The headline shape is 1024 x 1024 x 4096; `--quick` times it alone.
 
 `packed`: both operands are packed, the weight laid out once. `packing`: the activations are binarized and packed from
 float32 in the timed part. torch multiplies into a preallocated result, with the weight in whichever of the two layouts
@@ -13,10 +15,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 AVX2_TORCH = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-SHAPE = (1024, 1024, 4096)
+SHAPES = ((1, 1024, 1024), (64, 1024, 1024), (512, 512, 2048), (1024, 1024, 4096))
+HEADLINE_SHAPE = SHAPES[-1]
 HEADLINE_PATH = "avx2"
 
 
@@ -31,14 +35,19 @@ def faster_layout(x: Any, w: Any, out: Any) -> tuple[str, Any]:
     return ("NN", transposed) if timed.ratio > 1 else ("NT", as_is)
 
 
-def measure_here(peer: str, repeats: int) -> list[dict[str, Any]]:
-    """Rows for every backend and thread count in this process."""
+def measure_here(peer: str, repeats: int, shapes: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """Rows for every shape, backend and thread count in this process."""
+    return [row for shape in shapes for row in measure_shape(shape, peer, repeats)]
+
+
+def measure_shape(shape: tuple[int, int, int], peer: str, repeats: int) -> list[dict[str, Any]]:
+    """Rows of one shape m x n x k."""
     import torch
 
     from pennyweight import ops
     from pennyweight.numerics.measure import interleaved
 
-    m, n, k = SHAPE
+    m, n, k = shape
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(m, k, generator=generator), torch.randn(n, k, generator=generator)
     expected = (torch.where(x >= 0, 1.0, -1.0) @ torch.where(w >= 0, 1.0, -1.0).T).to(torch.int32)
@@ -73,7 +82,7 @@ def measure_here(peer: str, repeats: int) -> list[dict[str, Any]]:
                             "peer": peer,
                             "peer_layout": layout,
                             "threads": threads,
-                            "shape": "x".join(map(str, SHAPE)),
+                            "shape": "x".join(map(str, shape)),
                             "torch_ms": timed.a_seconds * 1e3,
                             "ours_ms": timed.b_seconds * 1e3,
                             "ours_gbop_per_s": 2 * m * n * k / timed.b_seconds / 1e9,
@@ -85,35 +94,34 @@ def measure_here(peer: str, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_in_child(peer: str, repeats: int, variables: dict[str, str]) -> list[dict[str, Any]]:
+def measure_in_child(peer: str, quick: bool, variables: dict[str, str]) -> list[dict[str, Any]]:
     """The same in a process of its own, which reads the variables before torch is imported."""
-    command = [sys.executable, __file__, "--child", peer, "--repeats", str(repeats)]
+    command = [sys.executable, __file__, "--child", peer, *(["--quick"] if quick else [])]
     result = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, under a minute")
+    parser.add_argument("--quick", action="store_true", help="the headline shape alone, fewer repeats: under a minute")
     parser.add_argument("--save", action="store_true", help="write the rows under results/")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--repeats", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    repeats = options.repeats or (7 if options.quick else 31)
     if options.child:
-        print(json.dumps(measure_here(options.child, repeats)))
+        shapes = (HEADLINE_SHAPE,) if options.quick else SHAPES
+        print(json.dumps(measure_here(options.child, 7 if options.quick else 31, shapes)))
         return
 
-    rows = measure_in_child("torch_float32", repeats, {})
+    rows = measure_in_child("torch_float32", options.quick, {})
     has_headline_path = any(row["backend"] == HEADLINE_PATH for row in rows)
     if has_headline_path:
-        rows += measure_in_child("torch_float32_avx2", repeats, AVX2_TORCH)
-    titles = ("what", "backend", "peer", "threads", "torch ms", "ours ms", "times", "spread")
-    print("{:8s} {:14s} {:20s} {:>7s} {:>9s} {:>8s} {:>6s} {:>6s}".format(*titles))
+        rows += measure_in_child("torch_float32_avx2", options.quick, AVX2_TORCH)
+    titles = ("shape", "what", "backend", "peer", "threads", "torch ms", "ours ms", "times", "spread")
+    print("{:15s} {:8s} {:14s} {:20s} {:>7s} {:>9s} {:>8s} {:>6s} {:>6s}".format(*titles))
     for row in rows:
         print(
-            f"{row['what']:8s} {row['backend']:14s} {row['peer']:20s} {row['threads']:7d} {row['torch_ms']:9.2f} "
-            f"{row['ours_ms']:8.2f} {row['speedup']:6.2f} {row['spread']:6.3f}"
+            f"{row['shape']:15s} {row['what']:8s} {row['backend']:14s} {row['peer']:20s} {row['threads']:7d} "
+            f"{row['torch_ms']:9.3f} {row['ours_ms']:8.3f} {row['speedup']:6.2f} {row['spread']:6.3f}"
         )
     from reporting import headline, save_rows
 
@@ -124,8 +132,8 @@ def main() -> None:
     everything = max(row["threads"] for row in rows)
 
     def emit(name: str, what: str, backend: str, peer: str, threads: int) -> None:
-        key = (what, backend, peer, threads)
-        row = next(r for r in rows if (r["what"], r["backend"], r["peer"], r["threads"]) == key)
+        key = ("x".join(map(str, HEADLINE_SHAPE)), what, backend, peer, threads)
+        row = next(r for r in rows if (r["shape"], r["what"], r["backend"], r["peer"], r["threads"]) == key)
         print(headline(name, row["speedup"], "x", row["n"], row["spread"], peer))
 
     emit("binary_matmul_best_path_packed_speedup", "packed", best, "torch_float32", 1)

@@ -36,7 +36,7 @@ from pennyweight.recipes.journal import duration
 from pennyweight.recipes.plan import distinct, make_plan
 from pennyweight.recipes.resolve import resolve
 from pennyweight.recipes.run import run
-from pennyweight.report import ArmReport, RunReport
+from pennyweight.report import ArmReport, RunReport, judge
 from reporting import save_rows
 
 RUNS = Path(__file__).parents[1] / "runs" / "claims"
@@ -239,19 +239,12 @@ def judged(claim: Claim, report: RunReport) -> Outcome:
     change, low, _ = points
     return Outcome(
         claim=claim,
-        verdict=verdict(change, low, claim.margin),
+        verdict="reported" if claim.margin is None else judge(change, low, claim.margin),
         report=report,
         reference=reference,
         candidate=candidate,
         change=tuple(points),
     )
-
-
-def verdict(change: float, low: float, margin: float | None) -> str:
-    """What a difference in points and the low end of its interval say about a margin."""
-    if margin is None:
-        return "reported"
-    return "holds" if low > -margin else "partly" if change > -margin else "not"
 
 
 def arm_of(report: RunReport, name: str) -> ArmReport:

@@ -49,6 +49,10 @@ class BNN(Method):
 
     Claim: nearly state of the art on MNIST, CIFAR-10 and SVHN (arXiv 1602.02830).
 
+    Measured here: MNIST, MLP 3x512, 20 epochs: 98.20 against 98.58 in float, 0.37 points lost [0.12, 0.62], 3 seeds;
+    VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind (`results/claims-*`). A packed
+    MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`).
+
     Caveats: without batch norm it hardly trains. Narrow nets lose most. Convolutions train binary; the packed runtime
     executes chains of linear layers and runs others unpacked, saying so.
 

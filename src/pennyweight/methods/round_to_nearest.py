@@ -36,6 +36,8 @@ class RoundToNearest(Method):
 
     When to use: 8 bits, nearly always without loss; below 5 bits as the baseline for methods that adapt the codes.
 
+    Measured here: W8A8 of the public CIFAR-10 ResNet-20: 91.71 against 91.73 (`results/claims-*`).
+
     Caveats: the arithmetic is simulated in float32 (sums of integer codes are exact below 2^24); storage is real.
 
     Source: the affine scheme of arXiv 1712.05877, section 2.1; the baseline of arXiv 2006.10518.
