@@ -4,15 +4,36 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from pennyweight.errors import MethodError
+from pennyweight.nn.calling import Batch
 from pennyweight.nn.surgery import match
 
-Batches = Iterable[Tensor | tuple[Tensor, ...]]
-"""Calibration data: batches of model inputs, alone or first in a tuple; labels are never looked at."""
+Batches = Iterable[Batch]
+"""Calibration data: batches of model inputs, alone, first in a tuple, or by name; labels are never looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an application is given beside the model.
+
+    Args:
+        data: calibration batches.
+        reference: the float model the changed one is to resemble; methods copy it before they change it.
+        folder: where long methods keep what is finished, so that a second call after a kill goes on from there.
+        rehearsal: check everything, and do as little work as possible: the result will be thrown away.
+        progress: show what goes on, on standard error.
+    """
+
+    data: Batches | None = None
+    reference: nn.Module | None = None
+    folder: Path | None = None
+    rehearsal: bool = False
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +68,9 @@ class Applied:
         method: the method, with all its settings.
         changed: names of the modules it changed.
         skipped: names of matching modules it left alone, with the reason.
+        failed: names of matching modules where the method failed and which stay as they were, with the reason.
         metrics: what it measured on the way.
+        tables: rows for the report by title, such as a line a unit; may hold timings, and stays out of manifests.
         seconds: wall-clock time.
         claims: the exclusive slots it holds now, by module name.
     """
@@ -55,7 +78,9 @@ class Applied:
     method: "Method"
     changed: tuple[str, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float | str] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     seconds: float = 0.0
     claims: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -65,6 +90,7 @@ class Applied:
             "method": self.method.to_dict(),
             "changed": list(self.changed),
             "skipped": dict(self.skipped),
+            "failed": dict(self.failed),
             "metrics": dict(self.metrics),
         }
 
@@ -98,7 +124,11 @@ class Method:
         """The exclusive slots this method will hold, by module name; read before anything is changed."""
         return dict.fromkeys(match(model, self.include, self.exclude, self.targets), self.touches)
 
-    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+    def needs_reference(self) -> bool:
+        """Whether `apply_` must be given the float model."""
+        return False
+
+    def _apply(self, model: nn.Module, context: Context) -> Applied:
         """Change the model in place and say what was changed."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is applied")
 
@@ -123,7 +153,14 @@ def applications(model: nn.Module) -> tuple[Applied, ...]:
 
 
 def apply_(
-    model: nn.Module, method: Method | Sequence[Method], *, data: Batches | None = None
+    model: nn.Module,
+    method: Method | Sequence[Method],
+    *,
+    data: Batches | None = None,
+    reference: nn.Module | None = None,
+    folder: Path | str | None = None,
+    rehearsal: bool = False,
+    progress: bool = False,
 ) -> Applied | list[Applied]:
     """Apply one method, or several in order, to a model in place.
 
@@ -133,12 +170,17 @@ def apply_(
     Args:
         method: a method or a sequence of them.
         data: calibration batches, for methods that need them.
+        reference: the float model, for methods that compare with it; a copy made before the first change will do.
+        folder: where long methods keep what is finished, one folder a method within it; called again with the same
+            folder after a kill, they go on to the same result.
+        rehearsal: only check that everything fits; the model is changed in structure but not well.
+        progress: show what goes on, on standard error.
 
     Returns:
         What was done: one record, or a list of them for a sequence.
 
     Raises:
-        MethodError: nothing matches, data is missing, or two methods collide.
+        MethodError: nothing matches, data or reference is missing, or two methods collide.
 
     Example:
         >>> import pennyweight as pw
@@ -157,14 +199,21 @@ def apply_(
                 f"{type(one).__name__} needs calibration data: apply_(model, {type(one).__name__}(...), data=batches), "
                 f"batches being model inputs; labels are not used"
             )
+        if one.needs_reference() and reference is None:
+            raise MethodError(
+                f"{type(one).__name__} compares with the float model: copy.deepcopy(model) before the first method, "
+                f"then apply_(model, {type(one).__name__}(...), reference=copy)"
+            )
         planned.append(one.claims(model))
         _claim(held, planned[-1], type(one).__name__)
     if data is not None and len(methods) > 1 and not isinstance(data, Sequence):
         data = list(data)  # a generator would be spent after the first method
     records = []
-    for one, claims in zip(methods, planned, strict=True):
+    for index, (one, claims) in enumerate(zip(methods, planned, strict=True)):
         started = time.perf_counter()
-        applied = one._apply(model, data)
+        own = None if folder is None else Path(folder) / f"{index}-{type(one).__name__}"
+        context = Context(data=data, reference=reference, folder=own, rehearsal=rehearsal, progress=progress)
+        applied = one._apply(model, context)
         applied = dataclasses.replace(applied, seconds=time.perf_counter() - started, claims=claims)
         model.__dict__["_pennyweight_applied"] = (*applications(model), applied)
         records.append(applied)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pennyweight.errors import MethodError
-from pennyweight.methods.base import Applied, Batches, Method, Paper
+from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.nn.folding import trace
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
@@ -94,7 +94,7 @@ class BNN(Method):
     def _norms(self, model: nn.Module) -> dict[str, nn.Module]:
         return {fqn: module for fqn, module in model.named_modules() if type(module) in SHIFT_OF}
 
-    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+    def _apply(self, model: nn.Module, context: Context) -> Applied:
         _refuse_functional_rectifiers(model)
         layers = match(model, self.include, self.exclude, self.targets)
         for fqn, layer in layers.items():

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Batches
+from pennyweight.nn.calling import call, num_samples, take_samples
 from pennyweight.numerics.checks import require_finite
 
 MAX_VALUES = 1 << 18
@@ -37,15 +38,14 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
 
         return model.get_submodule(fqn).register_forward_pre_hook(hook)
 
-    batches = _first_samples(data, max_samples)
+    batches = first_samples(data, max_samples)
     budget = max(1, MAX_VALUES // len(batches))
     training = model.training
     handles = [watch(fqn, budget) for fqn in layers]
     try:
         model.eval()
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         for batch in batches:
-            model(batch.to(device))
+            call(model, batch)
     finally:
         model.train(training)
         for handle in handles:
@@ -56,14 +56,17 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
     return {fqn: torch.cat(parts) for fqn, parts in seen.items()}
 
 
-def _first_samples(data: Batches, max_samples: int) -> list[Tensor]:
-    batches: list[Tensor] = []
+def first_samples(data: Batches, max_samples: int) -> list[Tensor | dict[str, Tensor]]:
+    """The inputs of the first samples, batched as they come; finite, and at least one."""
+    batches: list[Tensor | dict[str, Tensor]] = []
     left = max_samples
     for batch in data:
-        x = batch if isinstance(batch, Tensor) else batch[0]
-        require_finite(x, "calibration data")
-        batches.append(x[:left])
-        left -= len(batches[-1])
+        taken = take_samples(batch, slice(left))
+        for x in taken.values() if isinstance(taken, dict) else (taken,):
+            if x.is_floating_point():
+                require_finite(x, "calibration data")
+        batches.append(taken)
+        left -= num_samples(taken)
         if left <= 0:
             break
     if not batches:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from pennyweight.errors import MethodError
-from pennyweight.methods.base import Applied, Batches, Method, Paper
+from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.nn.normalization import GHOST_OF, GhostStatistics
 from pennyweight.nn.surgery import match, swap_modules_
 
@@ -47,7 +47,7 @@ class GhostBatchNorm(Method):
         if self.statistics not in ("average", "sequential"):
             raise MethodError(f"statistics={self.statistics!r}: valid are 'average' and 'sequential'")
 
-    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+    def _apply(self, model: nn.Module, context: Context) -> Applied:
         swaps: dict[str, nn.Module] = {}
         skipped: dict[str, str] = {}
         for fqn, norm in match(model, self.include, self.exclude, self.targets).items():

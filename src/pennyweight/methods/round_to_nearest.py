@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
-from pennyweight.methods.base import Applied, Batches, Method, Paper
+from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.calibration import observe_inputs
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
@@ -98,15 +98,15 @@ class RoundToNearest(Method):
         slots = frozenset(slot for slot, value in roles.items() if value is not None)
         return dict.fromkeys(match(model, self.include, self.exclude, self.targets), slots)
 
-    def _apply(self, model: nn.Module, data: Batches | None) -> Applied:
+    def _apply(self, model: nn.Module, context: Context) -> Applied:
         layers = match(model, self.include, self.exclude, self.targets)
         # Whatever can go wrong goes wrong here, before the model is changed.
         for fqn, layer in layers.items():
             self._check(fqn, layer)
         inputs: dict[str, Tensor] = {}
         if self.activations is not None:
-            assert data is not None
-            inputs = observe_inputs(model, list(layers), data, self.max_samples)
+            assert context.data is not None
+            inputs = observe_inputs(model, list(layers), context.data, self.max_samples)
         folded = fold_batchnorm_(model) if self.fold_batchnorm else []
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
