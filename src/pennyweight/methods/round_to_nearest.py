@@ -1,30 +1,21 @@
 """`RoundToNearest`: the plainest post-training quantization, and the baseline every better one must beat."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.calibration import observe_inputs
+from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
-from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight
 from pennyweight.nn.surgery import match, swap_modules_
-from pennyweight.numerics.affine import (
-    AffineParameters,
-    PerGroup,
-    PerTensor,
-    affine_parameters,
-    dequantize,
-    parse_granularity,
-    quantize,
-)
+from pennyweight.numerics.affine import PerGroup, parse_granularity
 from pennyweight.numerics.checks import require_finite
-from pennyweight.numerics.formats import IntFormat, parse_format
-from pennyweight.numerics.ranges import estimate_range
-from pennyweight.numerics.statistics import sqnr_db
+from pennyweight.numerics.formats import IntFormat
+from pennyweight.numerics.ranges import Estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +47,8 @@ class RoundToNearest(Method):
     weights: str | None = "int8"
     activations: str | None = "int8"
     granularity: str = "channel"
-    weight_range: str = "mse"
-    activation_range: str = "mse"
+    weight_range: Estimator = "mse"
+    activation_range: Estimator = "mse"
     percentile: float = 99.99
     fold_batchnorm: bool = True
     max_samples: int = 512
@@ -68,10 +59,7 @@ class RoundToNearest(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for role in ("weights", "activations"):
-            value = getattr(self, role)
-            if value is not None:
-                self._format(role, value)
+        self._formats()
         if self.weights is None and self.activations is None:
             raise MethodError("weights and activations are both None: nothing to round")
         parse_granularity(self.granularity)
@@ -80,13 +68,6 @@ class RoundToNearest(Method):
                 raise MethodError(f"{role}={getattr(self, role)!r}: valid are 'minmax', 'percentile' and 'mse'")
         if self.max_samples < 1:
             raise MethodError(f"max_samples={self.max_samples}: calibration needs at least 1 sample")
-
-    @staticmethod
-    def _format(role: str, value: str) -> IntFormat:
-        parsed = parse_format(value)
-        if not isinstance(parsed, IntFormat) or not 2 <= parsed.bits <= 8:
-            raise MethodError(f"{role}={value!r}: RoundToNearest takes integer formats of 2 to 8 bits, such as 'int8'")
-        return parsed
 
     def needs_data(self) -> bool:
         """Activation ranges come from calibration data."""
@@ -110,9 +91,11 @@ class RoundToNearest(Method):
         folded = fold_batchnorm_(model) if self.fold_batchnorm else []
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
+        weights, activations = self._formats()
         for fqn, layer in swaps.items():
             assert isinstance(layer, GemmModule)
-            metrics |= {f"{fqn}.{key}": value for key, value in self._quantize(layer, inputs.get(fqn)).items()}
+            found = round_layer_(layer, weights, activations, inputs.get(fqn), self._ranges())
+            metrics |= {f"{fqn}.{key}": value for key, value in found.items()}
         swap_modules_(model, swaps)
         skipped = {
             fqn: "left out by include/exclude"
@@ -129,36 +112,14 @@ class RoundToNearest(Method):
                 f"granularity={self.granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}"
             )
 
-    def _quantize(self, layer: GemmModule, seen: Tensor | None) -> dict[str, float]:
-        metrics = {}
-        if self.weights is not None:
-            parameters = self._weight_parameters(layer)
-            layer.slots.fill("weight", IntegerWeight(parameters))
-            rounded = dequantize(quantize(layer.weight.detach(), parameters), parameters)
-            metrics["weight_sqnr_db"] = round(float(sqnr_db(layer.weight.detach(), rounded)), 2)
-        if seen is not None:
-            parameters = self._activation_parameters(seen)
-            layer.slots.fill("input", IntegerInput(parameters))
-            metrics["input_sqnr_db"] = round(
-                float(sqnr_db(seen, dequantize(quantize(seen, parameters), parameters))), 2
-            )
-        return metrics
+    def _formats(self) -> tuple[IntFormat | None, IntFormat | None]:
+        weights = None if self.weights is None else integer_format("weights", self.weights)
+        return weights, None if self.activations is None else integer_format("activations", self.activations)
 
-    def _weight_parameters(self, layer: GemmModule) -> AffineParameters:
-        assert self.weights is not None
-        format, granularity = self._format("weights", self.weights), parse_granularity(self.granularity)
-        low, high = self._range(layer.weight.detach(), granularity, format, self.weight_range, symmetric=True)
-        return affine_parameters(low, high, format, granularity, symmetric=True)
-
-    def _activation_parameters(self, seen: Tensor) -> AffineParameters:
-        assert self.activations is not None
-        format = self._format("activations", self.activations)
-        low, high = self._range(seen, PerTensor(), format, self.activation_range, symmetric=False)
-        return affine_parameters(low, high, format, PerTensor(), symmetric=False)
-
-    def _range(
-        self, x: Tensor, granularity: Any, format: IntFormat, estimator: Any, symmetric: bool
-    ) -> tuple[Tensor, Tensor]:
-        return estimate_range(
-            x, granularity, format, estimator=estimator, symmetric=symmetric, percentile=self.percentile
+    def _ranges(self) -> Ranges:
+        return Ranges(
+            granularity=self.granularity,
+            weights=self.weight_range,
+            activations=self.activation_range,
+            percentile=self.percentile,
         )

@@ -1,0 +1,97 @@
+"""Rounding one layer to the nearest codes: where every post-training method starts, and the weakest one stops."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pennyweight.errors import MethodError
+from pennyweight.nn.gemm import GemmModule
+from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight
+from pennyweight.numerics.affine import (
+    AffineParameters,
+    Granularity,
+    PerTensor,
+    affine_parameters,
+    dequantize,
+    parse_granularity,
+    quantize,
+)
+from pennyweight.numerics.formats import IntFormat, parse_format
+from pennyweight.numerics.ranges import Estimator, estimate_range
+from pennyweight.numerics.statistics import sqnr_db
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """How the ends of the codes are found.
+
+    Args:
+        granularity: "tensor", "channel" (an output channel) or "group:N" (N consecutive inputs) for weights.
+        weights: estimator of weight ranges: "minmax", "percentile" or "mse".
+        activations: the same for activations.
+        percentile: share of values inside the range, for "percentile".
+    """
+
+    granularity: str = "channel"
+    weights: Estimator = "mse"
+    activations: Estimator = "mse"
+    percentile: float = 99.99
+
+    def of_weight(self, weight: Tensor, format: IntFormat) -> AffineParameters:
+        """Symmetric codes of a weight."""
+        granularity = parse_granularity(self.granularity)
+        return self._parameters(weight, format, granularity, self.weights, symmetric=True)
+
+    def of_input(self, seen: Tensor, format: IntFormat) -> AffineParameters:
+        """Affine codes of a layer's input, of which `seen` are samples."""
+        return self._parameters(seen, format, PerTensor(), self.activations, symmetric=False)
+
+    def _parameters(
+        self, x: Tensor, format: IntFormat, granularity: Granularity, estimator: Estimator, symmetric: bool
+    ) -> AffineParameters:
+        low, high = estimate_range(
+            x.detach(), granularity, format, estimator=estimator, symmetric=symmetric, percentile=self.percentile
+        )
+        return affine_parameters(low, high, format, granularity, symmetric=symmetric)
+
+
+def integer_format(role: str, value: str) -> IntFormat:
+    """The integer format of 2 to 8 bits that a setting names.
+
+    Raises:
+        MethodError: it names another one.
+    """
+    parsed = parse_format(value)
+    if not isinstance(parsed, IntFormat) or not 2 <= parsed.bits <= 8:
+        raise MethodError(f"{role}={value!r}: takes integer formats of 2 to 8 bits, such as 'int8'")
+    return parsed
+
+
+def round_layer_(
+    layer: GemmModule, weights: IntFormat | None, activations: IntFormat | None, seen: Tensor | None, ranges: Ranges
+) -> dict[str, float]:
+    """Fill a layer's weight and input slots with the nearest codes.
+
+    Args:
+        weights: format of the weight; None leaves it.
+        activations: format of the input; None leaves it.
+        seen: values the layer receives, where its input is quantized.
+
+    Returns:
+        Signal to quantization noise of each, in decibels.
+    """
+    metrics = {}
+    if weights is not None:
+        parameters = ranges.of_weight(layer.weight, weights)
+        layer.slots.fill("weight", IntegerWeight(parameters))
+        metrics["weight_sqnr_db"] = _sqnr(layer.weight.detach(), parameters)
+    if activations is not None:
+        assert seen is not None
+        parameters = ranges.of_input(seen, activations)
+        layer.slots.fill("input", IntegerInput(parameters))
+        metrics["input_sqnr_db"] = _sqnr(seen, parameters)
+    return metrics
+
+
+def _sqnr(x: Tensor, parameters: AffineParameters) -> float:
+    return round(float(sqnr_db(x, dequantize(quantize(x, parameters), parameters))), 2)
