@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.loader import Batch, eval_batches
 from pennyweight.errors import DataError, NumericsError
+from pennyweight.nn.modes import in_mode
 from pennyweight.nn.objectives import objective_named
 from pennyweight.numerics.measure import Interval, interval_proportion
-from pennyweight.training.modes import in_mode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch import nn
 from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.transforms import Augment
 from pennyweight.errors import RecipeError, did_you_mean
+from pennyweight.nn.modes import in_mode
 from pennyweight.nn.projection import project_
 from pennyweight.numerics.random import Key
 from pennyweight.training.batches import BatchSource, Draw, batches_of
@@ -24,7 +25,6 @@ from pennyweight.training.distributed import join_ranks
 from pennyweight.training.interrupt import StopRequest
 from pennyweight.training.journal import Journal
 from pennyweight.training.log import MetricsLog
-from pennyweight.training.modes import in_mode
 from pennyweight.training.objective import Objective, objective_of, one_a_sample
 from pennyweight.training.optim import build_optimizer, set_settings_
 from pennyweight.training.progress import Progress
