@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pennyweight.bench.model import benchmark
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
-    from pennyweight.methods import BNN, Applied, GhostBatchNorm, Method, RoundToNearest, apply_
+    from pennyweight.methods import BNN, Applied, GhostBatchNorm, Method, QuantizeAttention, RoundToNearest, apply_
     from pennyweight.models import create_model, list_models
     from pennyweight.numerics import parse_format
     from pennyweight.recipes.run import run
@@ -29,6 +29,7 @@ _HOMES = {
     "Method": "pennyweight.methods",
     "PennyweightError": "pennyweight.errors",
     "Regime": "pennyweight.training",
+    "QuantizeAttention": "pennyweight.methods",
     "RoundToNearest": "pennyweight.methods",
     "apply_": "pennyweight.methods",
     "benchmark": "pennyweight.bench.model",
@@ -52,6 +53,7 @@ __all__ = [
     "ImageDataset",
     "Method",
     "PennyweightError",
+    "QuantizeAttention",
     "Regime",
     "RoundToNearest",
     "apply_",

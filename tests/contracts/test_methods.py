@@ -31,8 +31,10 @@ def every() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
 
 
-def net(seed: int = 0) -> nn.Module:
-    """A small net with convolutions, batch norms and a linear head, its statistics settled."""
+def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
+    """A small net with convolutions, batch norms and a linear head, its statistics settled; or one with attention."""
+    if kind is not None and "attention" in kind.touches:
+        return pw.create_model("vit-tiny", width=16, depth=1, heads=2, patch_size=4, input_shape=(3, 16, 16), seed=seed)
     model = pw.create_model("vgg-small", width=4, input_shape=(3, 16, 16), seed=seed).train()
     with torch.no_grad():
         for _ in range(3):
@@ -41,7 +43,7 @@ def net(seed: int = 0) -> nn.Module:
 
 
 def applied_net(kind: type[Method]) -> nn.Module:
-    model = net()
+    model = net(kind=kind)
     pw.apply_(model, kind(), data=[IMAGES])
     return model.eval()
 
@@ -86,7 +88,7 @@ def test_settings_survive_plain_values(kind: type[Method]) -> None:
 
 @every()
 def test_says_what_it_changed(kind: type[Method]) -> None:
-    model = net()
+    model = net(kind=kind)
     before = dict(model.named_modules())
     applied = pw.apply_(model, kind(), data=[IMAGES])
     assert not isinstance(applied, list)
@@ -118,14 +120,14 @@ def test_nothing_matched_is_an_error(kind: type[Method]) -> None:
     with pytest.raises(MethodError, match=r"made of: .*ReLU"):
         pw.apply_(nn.Sequential(nn.ReLU()), kind(), data=[IMAGES])
     with pytest.raises(MethodError, match=r"'nowhere\.\*' matches no module"):
-        pw.apply_(net(), kind(include=("nowhere.*",)), data=[IMAGES])
+        pw.apply_(net(kind=kind), kind(include=("nowhere.*",)), data=[IMAGES])
 
 
 @every()
 def test_needed_data_is_asked_for(kind: type[Method]) -> None:
     if not kind().needs_data():
         pytest.skip(f"{kind.__name__} needs no data")
-    model = net()
+    model = net(kind=kind)
     expected = outputs(model)
     with pytest.raises(MethodError, match=f"{kind.__name__} needs calibration data"):
         pw.apply_(model, kind())
@@ -146,7 +148,7 @@ def test_a_deep_copy_behaves_equal(kind: type[Method]) -> None:
 @every()
 def test_a_float_checkpoint_still_loads(kind: type[Method]) -> None:
     model = applied_net(kind)
-    other = net(seed=1)
+    other = net(seed=1, kind=kind)
     missing = {key for key in other.state_dict() if key not in model.state_dict()}
     if missing:
         # batch norm that was folded is gone for good; everything else must be where it was
@@ -164,7 +166,7 @@ def test_a_float_checkpoint_still_loads(kind: type[Method]) -> None:
 @every()
 def test_its_own_state_loads_into_a_twin(kind: type[Method]) -> None:
     model = applied_net(kind)
-    twin = net(seed=3)
+    twin = net(seed=3, kind=kind)
     pw.apply_(twin, kind(), data=[IMAGES * 0.5])
     twin.load_state_dict(model.state_dict())
     assert torch.equal(outputs(twin), outputs(model))

@@ -13,6 +13,7 @@ from pennyweight.artifact import modules, program
 from pennyweight.artifact.loaded import Artifact, load
 from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
+from pennyweight.nn.products import PRODUCTS
 
 
 def export(
@@ -51,11 +52,13 @@ def export(
     frozen = copy.deepcopy(model).cpu().eval()
     input_name, steps, output = program.capture(frozen)
     named = dict(frozen.named_modules())
+    _require_products(named, steps)
     specs: dict[str, modules.Spec] = {}
     tensors: dict[str, Tensor] = {}
     for target in dict.fromkeys(step["target"] for step in steps if step["op"] == "module"):
         specs[target], stored = modules.encode(target, named[target])
-        tensors |= stored
+        owner = next((other for other in specs if _tied(named[target], named[other])), target)
+        tensors |= modules.tie(target, owner, specs, stored, tensors) if owner != target else stored
     content = {
         "input": input_name,
         "program": steps,
@@ -75,6 +78,23 @@ def export(
     finally:
         trial.unlink(missing_ok=True)
     return load(path)
+
+
+def _tied(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules share one weight."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight is getattr(other, "weight", None)
+
+
+def _require_products(named: Mapping[str, nn.Module], steps: list[program.Step]) -> None:
+    """Tracing sees a product written `a @ b` as the operator, past its quantizers: better no file than a wrong one."""
+    called = {step["target"] for step in steps if step["op"] == "module"}
+    for fqn, module in named.items():
+        if type(module) in PRODUCTS.values() and fqn not in called:
+            raise ArtifactError(
+                f"the quantized product {fqn!r} is not in the traced model: write it as torch.matmul(a, b) or "
+                f"scaled_dot_product_attention instead of `a @ b` or a method, or leave attention in float"
+            )
 
 
 @torch.inference_mode()

@@ -88,6 +88,8 @@ class Artifact:
         settings = {key: modules.unplain(value) for key, value in spec["settings"].items()}
         if spec["kind"] == "linear":
             shape: tuple[int, ...] = (settings["out_features"], settings["in_features"])
+        elif spec["kind"] == "embedding":
+            shape = (settings["num_embeddings"], settings["embedding_dim"])
         else:
             per_group = settings["in_channels"] // settings["groups"]
             shape = (settings["out_channels"], per_group, *settings["kernel_size"])

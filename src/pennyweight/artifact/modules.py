@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.errors import ArtifactError
+from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule
 from pennyweight.nn.normalization import GHOST_OF
+from pennyweight.nn.positions import LearnedPositions, RotaryPositions
+from pennyweight.nn.products import PRODUCTS
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
-from pennyweight.nn.slots.chain import SlotContent
+from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
 from pennyweight.nn.slots.stored import StoredCodes
 from pennyweight.numerics.affine import (
@@ -41,6 +44,7 @@ WEIGHTED: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "conv1d": (GemmConv1d, _CONV),
     "conv2d": (GemmConv2d, _CONV),
     "conv3d": (GemmConv3d, _CONV),
+    "embedding": (SlottedEmbedding, ("num_embeddings", "embedding_dim", "padding_idx")),
 }
 _BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
@@ -58,16 +62,20 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "identity": (nn.Identity, ()),
     "layer_norm": (nn.LayerNorm, ("normalized_shape", "eps", "elementwise_affine")),
     "leaky_relu": (nn.LeakyReLU, ("negative_slope",)),
+    "learned_positions": (LearnedPositions, ("max_length", "width")),
     "max_pool1d": (nn.MaxPool1d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
     "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
     "relu": (nn.ReLU, ()),
     "relu6": (nn.ReLU6, ()),
+    "rms_norm": (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
+    "rotary_positions": (RotaryPositions, ("head_dim", "max_length", "base")),
     "shift_batch_norm1d": (ShiftBatchNorm1d, _BATCH_NORM),
     "shift_batch_norm2d": (ShiftBatchNorm2d, _BATCH_NORM),
     "sigmoid": (nn.Sigmoid, ()),
     "silu": (nn.SiLU, ()),
     "softmax": (nn.Softmax, ("dim",)),
     "tanh": (nn.Tanh, ()),
+    **{name: (product, ()) for name, product in PRODUCTS.items()},
 }
 _FLOATS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 # Layers that differ from torch's only while training are written as torch's.
@@ -77,6 +85,7 @@ _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: GemmConv1d,
     nn.Conv2d: GemmConv2d,
     nn.Conv3d: GemmConv3d,
+    nn.Embedding: SlottedEmbedding,
 }
 _KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}
 
@@ -98,12 +107,15 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
         require_finite(tensor, f"{fqn}.{name}")
     _, attributes = (WEIGHTED | PLAIN)[kind]
     spec: Spec = {"kind": kind, "settings": {name: plain(getattr(module, name)) for name in attributes}}
+    if kind in PRODUCTS:
+        return spec | _operands(module), {f"{fqn}.{name}": t for name, t in _operand_tensors(module).items()}
     if kind not in WEIGHTED:
         return spec, {f"{fqn}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors: Tensors = {}
-    spec["settings"]["bias"] = module.bias is not None
-    if isinstance(module.bias, Tensor):
-        tensors[f"{fqn}.bias"] = module.bias.detach()
+    if kind != "embedding":
+        spec["settings"]["bias"] = module.bias is not None
+        if isinstance(module.bias, Tensor):
+            tensors[f"{fqn}.bias"] = module.bias.detach()
     assert isinstance(module.weight, Tensor)
     weight_content, input_content = _contents(fqn, module)
     spec["weight"], stored = _encode_weight(weight_content, module.weight.detach())
@@ -114,6 +126,29 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     return spec, tensors
 
 
+def tie(fqn: str, owner: str, specs: Mapping[str, Spec], stored: Tensors, tensors: Tensors) -> Tensors:
+    """Store a weight that two modules share once, where both write it alike.
+
+    Args:
+        fqn: the module written now; its spec then names the owner.
+        owner: the module that was written before and holds the same weight.
+        specs: of both modules.
+        stored: tensors of the module written now.
+        tensors: all tensors written before.
+
+    Returns:
+        The tensors that remain to be stored for the module.
+    """
+    weights = {name: tensor for name, tensor in stored.items() if name.startswith(f"{fqn}.weight")}
+    same = {name: tensors.get(owner + name.removeprefix(fqn)) for name in weights}
+    if specs[fqn].get("weight") != specs[owner].get("weight") or any(
+        (twin := same[name]) is None or not torch.equal(twin, tensor) for name, tensor in weights.items()
+    ):
+        return {name: tensor.clone() for name, tensor in stored.items()}  # a file holds no two names of one memory
+    specs[fqn]["tied_to"] = owner
+    return {name: tensor for name, tensor in stored.items() if name not in weights}
+
+
 def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The module an `encode` wrote, in evaluation mode.
 
@@ -121,15 +156,20 @@ def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
         ArtifactError: the kind is unknown, settings are wrong, or a tensor is missing or of the wrong shape.
     """
     own = {name[len(fqn) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{fqn}.")}
+    owner = f"{spec.get('tied_to', fqn)}."
+    own |= {name[len(owner) :]: tensor for name, tensor in tensors.items() if name.startswith(f"{owner}weight")}
     try:
         kind, attributes = (WEIGHTED | PLAIN)[spec["kind"]]
         settings = {name: unplain(spec["settings"][name]) for name in attributes}
         weighted = spec["kind"] in WEIGHTED
+        has_bias = weighted and spec["kind"] != "embedding"
         # On the meta device: a file's settings allocate nothing, only its tensors do, once their shapes fit.
         with torch.device("meta"):
-            module = kind(**settings, bias=spec["settings"]["bias"]) if weighted else kind(**settings)
+            module = kind(**settings, **({"bias": spec["settings"]["bias"]} if has_bias else {}))
         if weighted:
             _decode_weighted(module, spec, own)
+        elif spec["kind"] in PRODUCTS:
+            _decode_product(module, spec, own)
         else:
             module.load_state_dict(own, assign=True)
     except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
@@ -147,7 +187,7 @@ def unplain(value: Any) -> Any:
 
 def _contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotContent | None]:
     """The quantizers of weight and input; gradient slots play no part in inference."""
-    if not isinstance(module, GemmModule):
+    if not isinstance(module, GemmModule | SlottedEmbedding):
         return None, None
     odd: list[str] = [name for name in ("accumulator", "backend") if name in module.slots.filled]
     for slot in ("weight", "input"):
@@ -185,17 +225,39 @@ def _encode_input(content: SlotContent) -> tuple[Spec, Tensors]:
 
 
 def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -> None:
-    assert isinstance(module, GemmModule)
+    assert isinstance(module, GemmModule | SlottedEmbedding)
     weight, content = _decode_weight(spec["weight"], own, module.weight.shape)
     assert weight.shape == module.weight.shape, f"weight of shape {tuple(weight.shape)}"
     module.weight = nn.Parameter(weight, requires_grad=False)
-    if module.bias is not None:
+    if isinstance(module, GemmModule) and module.bias is not None:
         assert own["bias"].shape == module.bias.shape, f"bias of shape {tuple(own['bias'].shape)}"
         module.bias = nn.Parameter(own["bias"], requires_grad=False)
     if content is not None:
         module.slots.fill("weight", content)
     if "input" in spec:
         module.slots.fill("input", _decode_input(spec["input"], own))
+
+
+def _quantizers(product: nn.Module) -> dict[str, SlotContent]:
+    chains = {name: chain for name, chain in product.named_children() if isinstance(chain, SlotChain)}
+    return {name: chain.quantizer for name, chain in chains.items() if chain.quantizer is not None}
+
+
+def _operands(product: nn.Module) -> Spec:
+    return {"operands": {name: _encode_input(content)[0] for name, content in _quantizers(product).items()}}
+
+
+def _operand_tensors(product: nn.Module) -> Tensors:
+    encoded = {name: _encode_input(content)[1] for name, content in _quantizers(product).items()}
+    return {f"{name}.{key}": tensor for name, tensors in encoded.items() for key, tensor in tensors.items()}
+
+
+def _decode_product(product: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -> None:
+    for name, operand in spec["operands"].items():
+        chain = dict(product.named_children())[name]
+        assert isinstance(chain, SlotChain)
+        tensors = {key.removeprefix(f"{name}."): tensor for key, tensor in own.items() if key.startswith(f"{name}.")}
+        chain.fill(_decode_input(operand, tensors), name)
 
 
 def _decode_weight(spec: Spec, own: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor, SlotContent | None]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pennyweight.errors import ArtifactError, did_you_mean
-from pennyweight.nn.folding import trace
+from pennyweight.nn.tracing import trace
 
 Step = dict[str, Any]
 
@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "F.max_pool2d": F.max_pool2d,
     "F.pad": F.pad,
     "F.relu": F.relu,
+    "F.scaled_dot_product_attention": F.scaled_dot_product_attention,
     "F.silu": F.silu,
     "F.softmax": F.softmax,
 }
@@ -48,8 +49,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 _ALIASES: dict[Any, str] = {operator.iadd: "add", operator.imul: "mul", operator.isub: "sub"}
 _NAMES: dict[Any, str] = {function: name for name, function in FUNCTIONS.items()} | _ALIASES
 METHODS = frozenset({
-    "contiguous", "flatten", "mean", "permute", "relu", "reshape", "sigmoid", "size", "squeeze", "sum", "tanh",
-    "transpose", "unsqueeze", "view",
+    "contiguous", "flatten", "mean", "permute", "relu", "reshape", "sigmoid", "size", "softmax", "squeeze", "sum",
+    "tanh", "transpose", "unflatten", "unsqueeze", "view",
 })  # fmt: skip
 
 

@@ -3,6 +3,18 @@
 from pennyweight.methods.base import Applied, Card, Method, Paper, applications, apply_
 from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
+from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.round_to_nearest import RoundToNearest
 
-__all__ = ["BNN", "Applied", "Card", "GhostBatchNorm", "Method", "Paper", "RoundToNearest", "applications", "apply_"]
+__all__ = [
+    "BNN",
+    "Applied",
+    "Card",
+    "GhostBatchNorm",
+    "Method",
+    "Paper",
+    "QuantizeAttention",
+    "RoundToNearest",
+    "applications",
+    "apply_",
+]

@@ -1,6 +1,6 @@
 """What methods see of calibration data: a bounded sample of the values each layer receives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Batches
 from pennyweight.nn.calling import call, num_samples, take_samples
+from pennyweight.nn.padding import real_tokens, token_mask
 from pennyweight.numerics.checks import require_finite
+from pennyweight.numerics.statistics import kurtosis
 
 MAX_VALUES = 1 << 18
+HEAVY_TAILS = 50.0  # kurtosis above which a few values take the codes of all others
 
 
 @torch.no_grad()
@@ -24,17 +27,19 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
 
     Returns:
         For each layer, a flat tensor of the values it received: every value while they are few,
-        then an even subsample a batch, with the smallest and the largest always among them.
+        then an even subsample a batch, with the smallest and the largest always among them. Values of tokens that
+        the batch's attention_mask leaves out are not among them.
 
     Raises:
         MethodError: there is not one batch, or the model never calls one of the layers.
         NumericsError: the data or a layer's input is not finite.
     """
     seen: dict[str, list[Tensor]] = {}
+    mask: Tensor | None = None  # of the batch that is running
 
     def watch(fqn: str, budget: int) -> torch.utils.hooks.RemovableHandle:
         def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.setdefault(fqn, []).append(_subsample(args[0], budget, fqn))
+            seen.setdefault(fqn, []).append(_subsample(real_tokens(args[0], mask), budget, fqn))
 
         return model.get_submodule(fqn).register_forward_pre_hook(hook)
 
@@ -45,6 +50,7 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
     try:
         model.eval()
         for batch in batches:
+            mask = token_mask(batch)
             call(model, batch)
     finally:
         model.train(training)
@@ -54,6 +60,15 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
         if fqn not in seen:
             raise MethodError(f"layer {fqn!r} received no calibration data: does the model's forward call it?")
     return {fqn: torch.cat(parts) for fqn, parts in seen.items()}
+
+
+def heavy_tailed(inputs: Mapping[str, Tensor]) -> dict[str, float | str]:
+    """Metrics on outliers: the kurtosis of each layer's input, and the names of those above 50, if any."""
+    found = {fqn: float(kurtosis(seen)) for fqn, seen in inputs.items()}
+    metrics: dict[str, float | str] = {f"{fqn}.input_kurtosis": round(value, 1) for fqn, value in found.items()}
+    if heavy := [fqn for fqn, value in found.items() if value > HEAVY_TAILS]:
+        metrics["heavy_tailed_inputs"] = ", ".join(heavy)
+    return metrics
 
 
 def first_samples(data: Batches, max_samples: int) -> list[Tensor | dict[str, Tensor]]:

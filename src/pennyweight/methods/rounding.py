@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pennyweight.errors import MethodError
+from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmModule
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight
 from pennyweight.numerics.affine import (
@@ -68,9 +69,13 @@ def integer_format(role: str, value: str) -> IntFormat:
 
 
 def round_layer_(
-    layer: GemmModule, weights: IntFormat | None, activations: IntFormat | None, seen: Tensor | None, ranges: Ranges
+    layer: GemmModule | SlottedEmbedding,
+    weights: IntFormat | None,
+    activations: IntFormat | None,
+    seen: Tensor | None,
+    ranges: Ranges,
 ) -> dict[str, float]:
-    """Fill a layer's weight and input slots with the nearest codes.
+    """Fill a layer's weight and input slots with the nearest codes; an embedding has only the former.
 
     Args:
         weights: format of the weight; None leaves it.
@@ -85,7 +90,7 @@ def round_layer_(
         parameters = ranges.of_weight(layer.weight, weights)
         layer.slots.fill("weight", IntegerWeight(parameters))
         metrics["weight_sqnr_db"] = _sqnr(layer.weight.detach(), parameters)
-    if activations is not None:
+    if activations is not None and not isinstance(layer, SlottedEmbedding):
         assert seen is not None
         parameters = ranges.of_input(seen, activations)
         layer.slots.fill("input", IntegerInput(parameters))

@@ -8,17 +8,21 @@ from typing import Any
 from torch import nn
 
 from pennyweight.errors import RecipeError, did_you_mean
+from pennyweight.models.decoder import Decoder
 from pennyweight.models.mlp import MLP
 from pennyweight.models.resnet import CifarResNet
 from pennyweight.models.vgg import VGGSmall
+from pennyweight.models.vision_transformer import VisionTransformer
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "decoder": Decoder,
     "mlp": MLP,
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
     "resnet44": partial(CifarResNet, 44),
     "resnet56": partial(CifarResNet, 56),
     "vgg-small": VGGSmall,
+    "vit-tiny": VisionTransformer,
 }
 
 
@@ -32,7 +36,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: one of `list_models()`.
-        options: those of the model's class; all take `num_classes`, `input_shape` (C, H, W) and `seed`.
+        options: those of the model's class; all take `seed`, image models `num_classes` and `input_shape` (C, H, W),
+            the decoder `vocab_size` and `max_length`.
 
     Raises:
         RecipeError: unknown name or option, or a value the model cannot have.

@@ -30,6 +30,16 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(norms > 0, (x.double() * y.double()).sum() / norms, both_zero.double())
 
 
+def kurtosis(x: Tensor) -> Tensor:
+    """Fourth central moment over the squared variance: 3 for a normal, large where few values lie far out; 0 where
+    nothing varies."""
+    if x.numel() == 0:
+        return torch.zeros((), dtype=torch.float64)
+    centred = x.double() - x.double().mean()
+    variance = centred.square().mean()
+    return torch.where(variance > 0, centred.pow(4).mean() / variance.square(), 0.0)
+
+
 @dataclass(frozen=True)
 class QuantReport:
     """One tensor before and after quantization.
