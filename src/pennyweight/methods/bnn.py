@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
-from pennyweight.nn.folding import trace
+from pennyweight.nn.tracing import trace
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight

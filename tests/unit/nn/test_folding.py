@@ -86,9 +86,26 @@ def test_refusals() -> None:
     with pytest.raises(MethodError, match="fold batch norm before filling slots"):
         fold_batchnorm_(nn.Sequential(layer, nn.BatchNorm1d(3)))
 
-    class Branching(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return x if x.sum() > 0 else -x
-
     with pytest.raises(MethodError, match="Branching cannot be traced"):
         fold_batchnorm_(Branching())
+
+
+class Branching(nn.Module):
+    """No symbolic trace, and no exported program either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Any) -> Any:
+        y = self.norm(self.conv(x))
+        return y if float(y.detach().sum()) > 0 else -y
+
+
+def test_an_example_lets_untraceable_models_fold() -> None:
+    x = torch.randn(4, 2, 6, 6)
+    model = settled(Branching(), x)
+    before = model(x)
+    assert fold_batchnorm_(model, x) == [("conv", "norm")]
+    torch.testing.assert_close(model(x), before)
