@@ -205,11 +205,10 @@ def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, T
     if isinstance(content, IntegerWeight):
         codes = quantize(weight, content.affine).to(torch.int64) - content.format.min
         spec = {"format": str(content.format), "granularity": str(content.granularity)}
-        return spec, {
-            "weight.codes": pack_bits(codes, content.format.bits),
-            "weight.scale": content.scale,
-            "weight.zero_point": content.zero_point.to(torch.int32),
-        }
+        tensors = {"weight.codes": pack_bits(codes, content.format.bits), "weight.scale": content.scale}
+        if bool(content.zero_point.any()):  # symmetric codes have none, and a byte saved a group is a byte saved
+            tensors["weight.zero_point"] = content.zero_point.to(torch.int32)
+        return spec, tensors
     raise ArtifactError(f"weights quantized by {type(content).__name__} cannot be exported")
 
 
@@ -270,7 +269,8 @@ def _decode_weight(spec: Spec, own: Mapping[str, Tensor], shape: torch.Size) -> 
     assert isinstance(format, IntFormat), f"weight format {format}"
     codes = unpack_bits(own["weight.codes"], format.bits, shape.numel()).to(torch.int64) + format.min
     codes = codes.reshape(shape)
-    scale, zero_point = own["weight.scale"], own["weight.zero_point"].float()
+    scale = own["weight.scale"]
+    zero_point = own["weight.zero_point"].float() if "weight.zero_point" in own else torch.zeros_like(scale)
     granularity = parse_granularity(spec["granularity"])
     expected = parameter_shape(torch.empty(shape, device="meta"), granularity)
     assert scale.shape == zero_point.shape == expected, f"scales of shape {tuple(scale.shape)}"

@@ -1,4 +1,4 @@
-"""A small decoder language model, and greedy generation with a key-value cache."""
+"""A small decoder language model, and generation with a key-value cache."""
 
 from typing import Literal, no_type_check
 
@@ -115,13 +115,14 @@ class Decoder(nn.Module):
         return self.head(self.norm(x))
 
 
-@torch.inference_mode()
-def generate(model: Decoder, prompt: Tensor, num_tokens: int) -> Tensor:
-    """Continue texts greedily, one forward a token.
+@torch.no_grad()  # not inference mode: its tokens could not be trained on
+def generate(model: Decoder, prompt: Tensor, num_tokens: int, generator: torch.Generator | None = None) -> Tensor:
+    """Continue texts, one forward a token: the likeliest token each time, or one drawn by its probability.
 
     Args:
         prompt: (batch, tokens) int64, at least one token.
         num_tokens: to add.
+        generator: draws the tokens; None for the likeliest ones.
 
     Returns:
         (batch, tokens + num_tokens), the prompt included.
@@ -144,6 +145,10 @@ def generate(model: Decoder, prompt: Tensor, num_tokens: int) -> Tensor:
     cache = model.new_cache(len(prompt))
     given = prompt
     for place in range(prompt.shape[1], total):
-        given = model.extend(given, cache)[:, -1].argmax(-1, keepdim=True)
+        logits = model.extend(given, cache)[:, -1]
+        if generator is None:
+            given = logits.argmax(-1, keepdim=True)
+        else:
+            given = logits.softmax(-1).multinomial(1, generator=generator)
         result[:, place : place + 1] = given
     return result
