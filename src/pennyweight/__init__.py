@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from pennyweight.bench.model import benchmark
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
-    from pennyweight.methods import BNN, Applied, GhostBatchNorm, Method, QuantizeAttention, RoundToNearest, apply_
+    from pennyweight.methods import (
+        BNN,
+        AdaQuant,
+        Applied,
+        BitAllocation,
+        GhostBatchNorm,
+        Method,
+        QuantizeAttention,
+        RoundToNearest,
+        apply_,
+    )
     from pennyweight.models import create_model, list_models
     from pennyweight.numerics import parse_format
     from pennyweight.recipes.run import run
@@ -21,9 +31,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BNN": "pennyweight.methods",
+    "AdaQuant": "pennyweight.methods",
     "Applied": "pennyweight.methods",
     "Artifact": "pennyweight.artifact",
     "Augment": "pennyweight.data",
+    "BitAllocation": "pennyweight.methods",
     "GhostBatchNorm": "pennyweight.methods",
     "ImageDataset": "pennyweight.data",
     "Method": "pennyweight.methods",
@@ -46,9 +58,11 @@ _HOMES = {
 
 __all__ = [
     "BNN",
+    "AdaQuant",
     "Applied",
     "Artifact",
     "Augment",
+    "BitAllocation",
     "GhostBatchNorm",
     "ImageDataset",
     "Method",

@@ -5,6 +5,7 @@ PennyweightError (ValueError)
 ├── FormatError              the string or parameters of a number format
 ├── NumericsError            NaN, infinity, or a value outside an operation's domain
 ├── MethodError              a method that matches nothing, lacks data or collides with another
+│   └── InfeasibleBudgetError    no choice of formats meets a budget
 ├── DataError                a missing, corrupt or unsuitable data set
 ├── CheckpointError          a checkpoint that cannot be written, read or resumed
 ├── ArtifactError            an artifact that is unknown, truncated, tampered or not exportable
@@ -35,6 +36,23 @@ class NumericsError(PennyweightError):
 
 class MethodError(PennyweightError):
     """A method matched nothing, lacks its data, or collides with another method."""
+
+
+class InfeasibleBudgetError(MethodError):
+    """No choice of formats meets a budget.
+
+    Args:
+        resource: what the budget limits.
+        budget: the limit.
+        least: what can be achieved.
+    """
+
+    def __init__(self, resource: str, budget: float, least: float) -> None:
+        super().__init__(
+            f"no choice of the candidates meets {resource} <= {budget:.6g}; the least achievable is {least:.6g}: raise "
+            f"the budget or add smaller candidates"
+        )
+        self.resource, self.budget, self.least = resource, budget, least
 
 
 class DataError(PennyweightError):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +25,17 @@ METHODS: list[type[Method]] = sorted(
     ),
     key=lambda kind: kind.__name__,
 )
+QUICK: dict[str, dict[str, Any]] = {"AdaQuant": {"steps": 10}}
+"""Settings that keep slow methods short here."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128
 
 
 def every() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+
+
+def made(kind: type[Method], **settings: Any) -> Method:
+    return kind(**{**QUICK.get(kind.__name__, {}), **settings})
 
 
 def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
@@ -44,7 +51,7 @@ def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
 
 def applied_net(kind: type[Method]) -> nn.Module:
     model = net(kind=kind)
-    pw.apply_(model, kind(), data=[IMAGES])
+    pw.apply_(model, made(kind), data=[IMAGES])
     return model.eval()
 
 
@@ -90,7 +97,7 @@ def test_settings_survive_plain_values(kind: type[Method]) -> None:
 def test_says_what_it_changed(kind: type[Method]) -> None:
     model = net(kind=kind)
     before = dict(model.named_modules())
-    applied = pw.apply_(model, kind(), data=[IMAGES])
+    applied = pw.apply_(model, made(kind), data=[IMAGES])
     assert not isinstance(applied, list)
     after = dict(model.named_modules())
     assert applied.changed
@@ -110,7 +117,7 @@ def test_refuses_a_second_application(kind: type[Method]) -> None:
     with pytest.raises(
         MethodError, match=f"{kind.__name__} and {kind.__name__}|no module of the types|leaves no module"
     ):
-        pw.apply_(model, kind(), data=[IMAGES])
+        pw.apply_(model, made(kind), data=[IMAGES])
     assert torch.equal(outputs(model), expected)
     assert len(applications(model)) == 1
 
@@ -118,9 +125,9 @@ def test_refuses_a_second_application(kind: type[Method]) -> None:
 @every()
 def test_nothing_matched_is_an_error(kind: type[Method]) -> None:
     with pytest.raises(MethodError, match=r"made of: .*ReLU"):
-        pw.apply_(nn.Sequential(nn.ReLU()), kind(), data=[IMAGES])
+        pw.apply_(nn.Sequential(nn.ReLU()), made(kind), data=[IMAGES])
     with pytest.raises(MethodError, match=r"'nowhere\.\*' matches no module"):
-        pw.apply_(net(kind=kind), kind(include=("nowhere.*",)), data=[IMAGES])
+        pw.apply_(net(kind=kind), made(kind, include=("nowhere.*",)), data=[IMAGES])
 
 
 @every()
@@ -167,7 +174,7 @@ def test_a_float_checkpoint_still_loads(kind: type[Method]) -> None:
 def test_its_own_state_loads_into_a_twin(kind: type[Method]) -> None:
     model = applied_net(kind)
     twin = net(seed=3, kind=kind)
-    pw.apply_(twin, kind(), data=[IMAGES * 0.5])
+    pw.apply_(twin, made(kind), data=[IMAGES * 0.5])
     twin.load_state_dict(model.state_dict())
     assert torch.equal(outputs(twin), outputs(model))
 
@@ -201,7 +208,7 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
     with torch.no_grad():
         layer.weight[1, 2] = torch.nan
     with pytest.raises(NumericsError, match=rf"weight of layer '{name}' holds nan at index \(1, 2\)"):
-        pw.apply_(model, kind(), data=[IMAGES])
+        pw.apply_(model, made(kind), data=[IMAGES])
 
 
 COMPOSE = [("GhostBatchNorm", "BNN")]
@@ -209,7 +216,7 @@ COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN")]
 
 
 def by_name(name: str) -> Method:
-    return getattr(pennyweight.methods, name)()  # type: ignore[no-any-return]
+    return made(getattr(pennyweight.methods, name))
 
 
 @pytest.mark.parametrize(("first", "second"), COMPOSE)

@@ -1,5 +1,7 @@
 """Floor 3: the methods, one idea a file; each class docstring is the method's card."""
 
+from pennyweight.methods.adaquant import AdaQuant
+from pennyweight.methods.allocation.allocation import BitAllocation
 from pennyweight.methods.base import Applied, Card, Method, Paper, applications, apply_
 from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
@@ -8,7 +10,9 @@ from pennyweight.methods.round_to_nearest import RoundToNearest
 
 __all__ = [
     "BNN",
+    "AdaQuant",
     "Applied",
+    "BitAllocation",
     "Card",
     "GhostBatchNorm",
     "Method",

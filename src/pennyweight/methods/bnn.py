@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
-from pennyweight.nn.tracing import trace
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.integer import RunningInput
 from pennyweight.nn.surgery import match, swap_modules_
+from pennyweight.nn.tracing import trace
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key

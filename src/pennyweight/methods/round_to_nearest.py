@@ -1,15 +1,23 @@
 """`RoundToNearest`: the plainest post-training quantization, and the baseline every better one must beat."""
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
+from pennyweight.methods.allocation.allocation import BitAllocation
+from pennyweight.methods.allocation.choose import choose_
+from pennyweight.methods.allocation.states import state_of
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.calibration import heavy_tailed, observe_inputs
+from pennyweight.methods.reconstruction.gathering import gathered
+from pennyweight.methods.reconstruction.student import Student, formats_of
 from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
+from pennyweight.nn.calling import take_samples
 from pennyweight.nn.embedding import as_slotted
+from pennyweight.nn.execution import execution_of
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import WEIGHTED, as_gemm
 from pennyweight.nn.surgery import match, swap_modules_
@@ -38,7 +46,8 @@ class RoundToNearest(Method):
     Source: the affine scheme of arXiv 1712.05877, section 2.1; the baseline of arXiv 2006.10518.
 
     Args:
-        weights: integer format of the weights, 2 to 8 bits, or None to leave them.
+        weights: integer format of the weights, 2 to 8 bits, or None to leave them; or a `BitAllocation`, which chooses
+            the formats of both weights and inputs, layer by layer.
         activations: integer format of the layers' inputs, 2 to 8 bits, or None to leave them.
         granularity: "tensor", "channel" (an output channel) or "group:N" (N consecutive inputs) for weights.
         weight_range: how weight ranges are estimated: "minmax", "percentile" or "mse".
@@ -48,7 +57,7 @@ class RoundToNearest(Method):
         max_samples: calibration samples read at most.
     """
 
-    weights: str | None = "int8"
+    weights: str | BitAllocation | None = "int8"
     activations: str | None = "int8"
     granularity: str = "channel"
     weight_range: Estimator = "mse"
@@ -63,7 +72,11 @@ class RoundToNearest(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        self._formats()
+        if isinstance(self.weights, BitAllocation):
+            for candidate in self.weights.parsed():
+                formats_of(candidate)
+        else:
+            self._formats()
         if self.weights is None and self.activations is None:
             raise MethodError("weights and activations are both None: nothing to round")
         parse_granularity(self.granularity)
@@ -75,7 +88,7 @@ class RoundToNearest(Method):
 
     def needs_data(self) -> bool:
         """Activation ranges come from calibration data."""
-        return self.activations is not None
+        return self.activations is not None or isinstance(self.weights, BitAllocation)
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The operand slots that are not left alone."""
@@ -92,6 +105,8 @@ class RoundToNearest(Method):
         return layers
 
     def _apply(self, model: nn.Module, context: Context) -> Applied:
+        if isinstance(self.weights, BitAllocation):
+            return self._allocate(self.weights, model, context)
         layers = self._layers(model)
         # Whatever can go wrong goes wrong here, before the model is changed.
         for fqn, layer in layers.items():
@@ -101,7 +116,7 @@ class RoundToNearest(Method):
             assert context.data is not None
             watched = [fqn for fqn, layer in layers.items() if not isinstance(layer, nn.Embedding)]
             inputs = observe_inputs(model, watched, context.data, self.max_samples)
-        folded = fold_batchnorm_(model) if self.fold_batchnorm and _has_batchnorm(model) else []
+        folded = fold_batchnorm_(model) if self.fold_batchnorm else []
         swaps = {fqn: as_slotted(m) if isinstance(m, nn.Embedding) else as_gemm(m) for fqn, m in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
         weights, activations = self._formats()
@@ -117,15 +132,43 @@ class RoundToNearest(Method):
         }
         return Applied(method=self, changed=tuple(swaps), skipped=skipped, metrics=metrics)
 
+    def _allocate(self, allocation: BitAllocation, model: nn.Module, context: Context) -> Applied:
+        """Round every layer in every candidate, and let the integer programme choose."""
+        assert context.data is not None
+        layers = match(model, self.include, self.exclude, WEIGHTED)
+        for fqn, layer in layers.items():
+            self._check(fqn, layer)
+        inputs = gathered(context.data, self.max_samples)
+        example = take_samples(inputs, slice(2))
+        execution = execution_of(model, example)
+        chosen = [layer.fqn for layer in execution.layers if layer.fqn in layers]
+        folded = fold_batchnorm_(model, example) if self.fold_batchnorm else []
+        teacher = copy.deepcopy(model)
+        base = formats_of(allocation.parsed()[0])
+        student = Student(model, teacher, inputs, dict.fromkeys(chosen, base), self._ranges())
+        states = {}
+        for fqn in chosen:
+            for candidate in allocation.parsed():
+                student.round_(fqn, *formats_of(candidate))
+                states[fqn, candidate] = state_of(student.layers[fqn])
+        found = choose_(
+            allocation, model, teacher, student.layers, states, inputs, execution, self.granularity, context
+        )
+        skipped = {fqn: "left out, or never called" for fqn in self._layers(model) if fqn not in chosen}
+        metrics = {"folded_batchnorms": len(folded), "execution": execution.level, **found.metrics}
+        return Applied(method=self, changed=tuple(chosen), skipped=skipped, metrics=metrics, tables=found.tables)
+
     def _check(self, fqn: str, layer: nn.Module) -> None:
         assert isinstance(layer.weight, Tensor)
         require_finite(layer.weight, f"weight of layer {fqn!r}")
         if isinstance(parse_granularity(self.granularity), PerGroup) and layer.weight.dim() != 2:
             raise MethodError(
-                f"granularity={self.granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}"
+                f"granularity={self.granularity!r} is for Linear layers and embeddings; {fqn!r} is a "
+                f"{type(layer).__name__}: exclude=({fqn!r},)"
             )
 
     def _formats(self) -> tuple[IntFormat | None, IntFormat | None]:
+        assert not isinstance(self.weights, BitAllocation)
         weights = None if self.weights is None else integer_format("weights", self.weights)
         return weights, None if self.activations is None else integer_format("activations", self.activations)
 
@@ -136,8 +179,3 @@ class RoundToNearest(Method):
             activations=self.activation_range,
             percentile=self.percentile,
         )
-
-
-def _has_batchnorm(model: nn.Module) -> bool:
-    """Models without any need no tracing, which not every one of them would bear."""
-    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules())

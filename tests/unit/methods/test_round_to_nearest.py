@@ -66,7 +66,7 @@ def test_weights_alone_need_no_data_and_groups_need_linear() -> None:
     model = pw.create_model("mlp").eval()
     pw.apply_(model, pw.RoundToNearest(activations=None, granularity="group:16"))
     assert model.linear1.slots.weight.quantizer.scale.shape == (256, 4)
-    with pytest.raises(MethodError, match=r"'group:16' is for Linear layers; 'conv1' is"):
+    with pytest.raises(MethodError, match=r"'group:16' is for Linear layers and embeddings; 'conv1' is"):
         pw.apply_(pw.create_model("resnet20"), pw.RoundToNearest(activations=None, granularity="group:16"))
 
 

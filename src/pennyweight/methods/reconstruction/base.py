@@ -11,28 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError, PennyweightError
-from pennyweight.methods.base import Applied, Batches, Context, Method
-from pennyweight.methods.calibration import first_samples, observe_inputs
-from pennyweight.methods.reconstruction.gathering import Gathering, Inputs
+from pennyweight.methods.allocation.allocation import BitAllocation
+from pennyweight.methods.allocation.choose import Allocated, choose_
+from pennyweight.methods.allocation.problem import Candidate
+from pennyweight.methods.allocation.states import LayerState, state_of
+from pennyweight.methods.base import Applied, Context, Method
+from pennyweight.methods.reconstruction.gathering import Gathering, Inputs, gathered
 from pennyweight.methods.reconstruction.journal import UnitJournal, fingerprint
 from pennyweight.methods.reconstruction.samples import CacheKind, SomeSamples, UnitSamples
 from pennyweight.methods.reconstruction.solver import FitRecord, Solver
+from pennyweight.methods.reconstruction.student import Student, formats_of
 from pennyweight.methods.reconstruction.unit import Unit, UnitKind, UnitPlan, plan_units
-from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
-from pennyweight.nn.calling import num_samples, take_samples
+from pennyweight.methods.rounding import Ranges, integer_format
+from pennyweight.nn.calling import take_samples
 from pennyweight.nn.execution import Execution, execution_of
 from pennyweight.nn.folding import fold_batchnorm_
-from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
-from pennyweight.nn.surgery import match, swap_modules_
+from pennyweight.nn.gemm import WEIGHTED
+from pennyweight.nn.surgery import match
 from pennyweight.numerics.affine import PerGroup, parse_granularity
 from pennyweight.numerics.checks import require_finite
-from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
 from pennyweight.numerics.ranges import Estimator
-
-Formats = tuple[IntFormat, IntFormat | None]
-BASE = IntFormat(8)
-"""What a unit is rounded to where its solver fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,8 @@ class LayerwiseQuantization(Method):
     """Quantize trained layers unit by unit, so that each unit's output stays close to the float model's.
 
     Args:
-        weights: integer format of weights, 2 to 8 bits.
+        weights: integer format of weights, 2 to 8 bits; or a `BitAllocation`, which chooses the formats of both weights
+            and inputs, layer by layer.
         activations: integer format of layers' inputs, 2 to 8 bits; None leaves them.
         edge_weights: format of the first and last layer's weights, by their place in the graph; None treats them
             like the others.
@@ -50,7 +50,8 @@ class LayerwiseQuantization(Method):
         activation_range: the same for activations.
         percentile: share of values inside the range, for "percentile".
         mode: "sequential" feeds each unit what the quantized units before it give, so that it makes up for their
-            errors; "parallel" feeds float inputs, so that units do not depend on each other.
+            errors; "parallel" feeds float inputs, so that units do not depend on each other. None is "parallel" for a
+            bit allocation, which mixes units' solutions, else "sequential".
         unit: "layer", or "block" for the smallest modules with several layers.
         max_samples: calibration samples read at most.
         heldout: share of the samples that solvers do not fit, and choose the best state by.
@@ -59,7 +60,7 @@ class LayerwiseQuantization(Method):
         max_memory_bytes: samples in memory at most; None for a quarter of what is free.
     """
 
-    weights: str = "int4"
+    weights: str | BitAllocation = "int4"
     activations: str | None = "int8"
     edge_weights: str | None = "int8"
     edge_activations: str | None = "int8"
@@ -67,7 +68,7 @@ class LayerwiseQuantization(Method):
     weight_range: Estimator = "mse"
     activation_range: Estimator = "mse"
     percentile: float = 99.99
-    mode: Literal["parallel", "sequential"] = "sequential"
+    mode: Literal["parallel", "sequential"] | None = None
     unit: UnitKind = "layer"
     max_samples: int = 1024
     heldout: float = 0.0
@@ -81,8 +82,15 @@ class LayerwiseQuantization(Method):
     def __post_init__(self) -> None:
         """Check the settings."""
         for role in ("weights", "activations", "edge_weights", "edge_activations"):
-            if (value := getattr(self, role)) is not None:
+            if isinstance(value := getattr(self, role), str):
                 integer_format(role, value)
+        if isinstance(self.weights, BitAllocation):
+            if self.mode == "sequential" or self.unit == "block":
+                raise MethodError(
+                    "a BitAllocation mixes solutions that were found apart: it takes mode='parallel' and unit='layer'"
+                )
+            for candidate in self.weights.parsed():
+                formats_of(candidate)
         parse_granularity(self.granularity)
         for role, valid in _CHOICES.items():
             if getattr(self, role) not in valid:
@@ -100,18 +108,19 @@ class LayerwiseQuantization(Method):
         """What fits a unit; in a rehearsal it takes no steps."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it fits a unit")
 
-    def formats(self, execution: Execution, chosen: Sequence[str]) -> dict[str, Formats]:
-        """Weight and input formats of each chosen layer."""
-        edges = {*execution.first, *execution.last}
-        result = {}
-        for name in chosen:
-            weights, activations = self.weights, self.activations
-            if name in edges:
-                weights = self.edge_weights or weights
-                activations = None if activations is None else self.edge_activations or activations
-            inputs = None if activations is None else integer_format("activations", activations)
-            result[name] = (integer_format("weights", weights), inputs)
-        return result
+    def candidates(self, execution: Execution, chosen: Sequence[str]) -> dict[str, tuple[Candidate, ...]]:
+        """The formats each chosen layer may get; several only where bits are allocated."""
+        if isinstance(self.weights, BitAllocation):
+            inner = self.weights.parsed()
+        else:
+            inner = (Candidate(self.weights, self.activations),)
+        edge = Candidate(
+            self.edge_weights or inner[0].weights,
+            None if self.activations is None else self.edge_activations or inner[0].activations,
+        )
+        free = self.edge_weights is None and self.edge_activations is None
+        edges = () if free else (*execution.first, *execution.last)
+        return {name: (edge,) if name in edges else inner for name in chosen}
 
     def ranges(self) -> Ranges:
         """How codes' ranges are found at the start."""
@@ -131,28 +140,36 @@ class LayerwiseQuantization(Method):
         example = take_samples(inputs, slice(2))
         execution = execution_of(model, example)
         chosen = [layer.fqn for layer in execution.layers if layer.fqn in layers]
-        formats = self.formats(execution, chosen)
+        candidates = self.candidates(execution, chosen)
         folded = fold_batchnorm_(model, example)
         teacher = copy.deepcopy(model)
-        student = Student(model, teacher, inputs, formats, self.ranges())
-        work = _Fitting(method=self, student=student, inputs=inputs, context=context)
-        plans = plan_units(teacher, execution, chosen, self.unit, example)
-        work.run(plans)
-        skipped = {fqn: "the model's forward never calls it" for fqn in layers if fqn not in formats}
+        student = Student(model, teacher, inputs, {n: formats_of(c[0]) for n, c in candidates.items()}, self.ranges())
+        work = _Fitting(method=self, student=student, inputs=inputs, candidates=candidates, context=context)
+        work.run(plan_units(teacher, execution, chosen, self.unit, example))
+        allocated: Allocated | None = None
+        if isinstance(self.weights, BitAllocation):
+            allocated = choose_(
+                self.weights, model, teacher, student.layers, work.states, inputs, execution, self.granularity, context
+            )
         return Applied(
             method=self,
             changed=tuple(chosen),
-            skipped=skipped,
+            skipped={fqn: "the model's forward never calls it" for fqn in layers if fqn not in candidates},
             failed=work.failed,
-            metrics={"folded_batchnorms": len(folded), "execution": execution.level, **work.metrics()},
-            tables={"Units": work.rows},
+            metrics={
+                "folded_batchnorms": len(folded),
+                "execution": execution.level,
+                **work.metrics(),
+                **(allocated.metrics if allocated else {}),
+            },
+            tables={"Units": work.rows, **(allocated.tables if allocated else {})},
         )
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {
+_CHOICES: Mapping[str, tuple[str | None, ...]] = {
     "weight_range": ("minmax", "percentile", "mse"),
     "activation_range": ("minmax", "percentile", "mse"),
-    "mode": ("parallel", "sequential"),
+    "mode": (None, "parallel", "sequential"),
     "unit": ("layer", "block"),
     "cache": ("auto", "ram", "disk", "recompute"),
 }
@@ -176,84 +193,20 @@ def check_layer(fqn: str, layer: nn.Module, granularity: str) -> None:
         raise MethodError(f"granularity={granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}")
 
 
-def gathered(data: Batches, max_samples: int) -> Inputs:
-    """The first samples in one piece.
-
-    Raises:
-        MethodError: there are none, or batches differ in shape or names.
-    """
-    batches = first_samples(data, max_samples)
-    try:
-        if isinstance(batches[0], Tensor):
-            return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
-        return {name: torch.cat([dict(batch)[name] for batch in batches]) for name in batches[0]}
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise MethodError(
-            f"calibration batches do not fit together ({error}): give samples of one shape, padded or cropped"
-        ) from error
-
-
-class Student:
-    """The model at work: its layers get slots and are rounded to nearest, unit by unit or all at once.
-
-    Args:
-        model: changed in place.
-        teacher: the same model in float.
-        inputs: calibration samples.
-        formats: of the layers to quantize.
-        ranges: how codes' ranges are found.
-    """
+class _Fitting:
+    """Goes through the units and their candidates: finished ones from the journal, the others through the solver."""
 
     def __init__(
-        self, model: nn.Module, teacher: nn.Module, inputs: Inputs, formats: Mapping[str, Formats], ranges: Ranges
+        self,
+        *,
+        method: LayerwiseQuantization,
+        student: Student,
+        inputs: Inputs,
+        candidates: Mapping[str, Sequence[Candidate]],
+        context: Context,
     ) -> None:
-        self.model, self.teacher = model, teacher
-        self._formats, self._ranges = dict(formats), ranges
-        seen = [name for name, (_, activations) in formats.items() if activations is not None]
-        self._seen = observe_inputs(teacher, seen, [inputs], num_samples(inputs)) if seen else {}
-        self.layers: dict[str, GemmModule] = {name: as_gemm(model.get_submodule(name)) for name in formats}
-        swap_modules_(model, self.layers)
-        for name, (weights, activations) in formats.items():
-            self.round_(name, weights, activations)
-
-    def round_(self, name: str, weights: IntFormat, activations: IntFormat | None) -> None:
-        """Round one layer of the float model to nearest, whatever it holds now."""
-        layer, source = self.layers[name], self.teacher.get_submodule(name)
-        with torch.no_grad():
-            layer.weight.copy_(source.weight)
-            if layer.bias is not None:
-                layer.bias.copy_(source.bias)
-        for slot in (layer.slots.weight, layer.slots.input):
-            if "quantize" in slot:
-                slot.pop("quantize")
-        round_layer_(layer, weights, activations, self._seen.get(name), self._ranges)
-
-    def unit(self, plan: UnitPlan) -> Unit:
-        """A unit of the model as it is now."""
-        return Unit(
-            name=plan.name,
-            module=self.model.get_submodule(plan.name),
-            layers={name: self.layers[name] for name in plan.layers},
-            rectified=plan.rectified,
-        )
-
-    def formats_text(self, plan: UnitPlan) -> str:
-        """Such as "int4/int8", or several."""
-        pairs = [self._formats[name] for name in plan.layers]
-        return ", ".join(dict.fromkeys(f"{w}/{'float' if a is None else a}" for w, a in pairs))
-
-    def fall_back_(self, plan: UnitPlan) -> None:
-        """Round a unit's layers to 8 bits."""
-        for name in plan.layers:
-            _, activations = self._formats[name]
-            self.round_(name, BASE, None if activations is None else BASE)
-
-
-class _Fitting:
-    """Goes through the units: finished ones from the journal, the others through the solver."""
-
-    def __init__(self, *, method: LayerwiseQuantization, student: Student, inputs: Inputs, context: Context) -> None:
         self._method, self._student, self._context = method, student, context
+        self._candidates = candidates
         self._solver = method.solver(rehearsal=context.rehearsal)
         self._gathering = Gathering(
             teacher=student.teacher,
@@ -266,52 +219,68 @@ class _Fitting:
         if context.folder is not None and not context.rehearsal:
             owner = fingerprint(student.teacher, inputs, method.to_dict())
             self._journal = UnitJournal(context.folder, owner)
+        self.states: dict[tuple[str, Candidate], LayerState] = {}
         self.rows: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}
         self._fits: dict[str, FitRecord] = {}
 
     def run(self, plans: Sequence[UnitPlan]) -> None:
-        """Fit all units in order."""
+        """Fit all units in order, each in each of its candidates."""
         started = time.perf_counter()
-        sequential = self._method.mode == "sequential"
+        sequential = self._method.mode == "sequential" or (
+            self._method.mode is None and not isinstance(self._method.weights, BitAllocation)
+        )
         groups = [(plan,) for plan in plans] if sequential else self._gathering.groups(plans)
-        done = 0
+        total = sum(len(self._choices(plan)) for plan in plans)
         for group in groups:
             samples: Mapping[str, UnitSamples] = {}
             for plan in group:
-                began = time.perf_counter()
-                unit = self._student.unit(plan)
-                fit = self._journal.load_(unit) if self._journal else None
-                if fit is None:
-                    if not samples:
-                        samples = self._gathering.fetch(group, self._student.model if sequential else None)
-                    fit = self._fit(plan, unit, samples[plan.name])
-                done += 1
-                self._note(plan, fit, time.perf_counter() - began)
-                if self._context.progress:
-                    left = (time.perf_counter() - started) / done * (len(plans) - done)
-                    print(f"  {_line(self.rows[-1])}  {done}/{len(plans)}, about {left:.0f} s left", file=sys.stderr)
+                for choice in self._choices(plan):
+                    began = time.perf_counter()
+                    for name, candidate in choice.items():
+                        self._student.round_(name, *formats_of(candidate))
+                    unit = self._student.unit(plan)
+                    text = ", ".join(dict.fromkeys(map(str, choice.values())))
+                    fit = self._journal.load_(unit, text) if self._journal else None
+                    if fit is None and all(candidate.weights is not None for candidate in choice.values()):
+                        if not samples:
+                            samples = self._gathering.fetch(group, self._student.model if sequential else None)
+                        fit = self._fit(plan, unit, text, samples[plan.name])
+                    self.states |= {(n, c): state_of(self._student.layers[n]) for n, c in choice.items()}
+                    self._note(plan, text, fit, time.perf_counter() - began)
+                    if self._context.progress:
+                        done = len(self.rows)
+                        left = (time.perf_counter() - started) / done * (total - done)
+                        print(f"  {_line(self.rows[-1])}  {done}/{total}, about {left:.0f} s left", file=sys.stderr)
 
-    def _fit(self, plan: UnitPlan, unit: Unit, samples: UnitSamples) -> FitRecord | None:
+    def _choices(self, plan: UnitPlan) -> list[dict[str, Candidate]]:
+        """What the unit's layers may get, together; several for a single layer alone."""
+        if len(plan.layers) == 1:
+            return [{plan.layers[0]: candidate} for candidate in self._candidates[plan.layers[0]]]
+        return [{name: self._candidates[name][0] for name in plan.layers}]
+
+    def _fit(self, plan: UnitPlan, unit: Unit, text: str, samples: UnitSamples) -> FitRecord | None:
         """Fit one unit; None, and the unit at 8 bits, where the solver fails."""
         kept, heldout = _split(samples, self._method.heldout)
-        key = Key(self._method.seed).fold("reconstruction", plan.name)
+        key = Key(self._method.seed).fold("reconstruction", plan.name, text)
         try:
             fit = self._solver.fit(unit, kept, heldout, key)
         except (PennyweightError, RuntimeError, MemoryError) as error:
             self._student.fall_back_(plan)
-            self.failed |= dict.fromkeys(plan.layers, f"{type(error).__name__}: {error}")
+            self.failed |= dict.fromkeys(plan.layers, f"at {text}: {type(error).__name__}: {error}")
             return None
         if self._journal is not None:
-            self._journal.store(unit, fit)
+            self._journal.store(unit, text, fit)
         return fit
 
-    def _note(self, plan: UnitPlan, fit: FitRecord | None, seconds: float) -> None:
-        row: dict[str, Any] = {"unit": plan.name, "formats": self._student.formats_text(plan)}
+    def _note(self, plan: UnitPlan, text: str, fit: FitRecord | None, seconds: float) -> None:
+        row: dict[str, Any] = {"unit": plan.name, "formats": text}
         if fit is None:
-            row |= {"status": "failed, left at 8 bits", "seconds": round(seconds, 2)}
+            failed = any(name in self.failed for name in plan.layers)
+            row |= {"status": "failed, left at 8 bits" if failed else "not fitted", "seconds": round(seconds, 2)}
         else:
-            self._fits[plan.name] = fit
+            several = len(self._choices(plan)) > 1
+            self._fits[f"{plan.name}.{text}" if several else plan.name] = fit
             row |= {
                 "mse before": fit.mse_before,
                 "mse after": fit.mse_after,

@@ -1,5 +1,7 @@
 """Fetching units' samples from the two models, within a bound on memory."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pennyweight.errors import MethodError
+from pennyweight.methods.base import Batches
+from pennyweight.methods.calibration import first_samples
 from pennyweight.methods.reconstruction.capture import record
 from pennyweight.methods.reconstruction.samples import (
     PASS,
@@ -22,6 +27,23 @@ from pennyweight.nn.calling import num_samples, take_samples
 
 Inputs = Tensor | dict[str, Tensor]
 _SHARE_OF_MEMORY = 0.25
+
+
+def gathered(data: Batches, max_samples: int) -> Inputs:
+    """The first samples in one piece.
+
+    Raises:
+        MethodError: there are none, or batches differ in shape or names.
+    """
+    batches = first_samples(data, max_samples)
+    try:
+        if isinstance(batches[0], Tensor):
+            return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
+        return {name: torch.cat([dict(batch)[name] for batch in batches]) for name in batches[0]}
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise MethodError(
+            f"calibration batches do not fit together ({error}): give samples of one shape, padded or cropped"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +118,6 @@ class Gathering:
         return int(_SHARE_OF_MEMORY * available_bytes()) if self.max_bytes is None else self.max_bytes
 
     def _files(self) -> Path:
-        import tempfile
-
         return Path(tempfile.gettempdir()) if self.folder is None else self.folder
 
     def _kind(self, needed: int) -> CacheKind:
@@ -105,8 +125,6 @@ class Gathering:
             return self.cache
         if needed <= self._budget():
             return "ram"
-        import shutil
-
         folder = self._files()
         folder.mkdir(parents=True, exist_ok=True)
         return "disk" if shutil.disk_usage(folder).free > 2 * needed else "recompute"

@@ -68,9 +68,9 @@ class UnitJournal:
         except OSError as error:
             raise MethodError(f"cannot keep finished units in {folder}: {error}") from error
 
-    def load_(self, unit: Unit) -> FitRecord | None:
-        """Put a finished unit's state into the model; None where it is not finished."""
-        path = self._path(unit)
+    def load_(self, unit: Unit, formats: str) -> FitRecord | None:
+        """Put a finished unit's state in these formats into the model; None where it is not finished."""
+        path = self._path(unit, formats)
         if not path.exists():
             return None
         try:
@@ -87,7 +87,7 @@ class UnitJournal:
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise MethodError(f"{path} cannot be used ({error}): remove it to fit the unit again") from error
 
-    def store(self, unit: Unit, fit: FitRecord) -> None:
+    def store(self, unit: Unit, formats: str, fit: FitRecord) -> None:
         """Write a finished unit, whole or not at all."""
         tensors = {f"{name}:{key}": t for name, layer in unit.layers.items() for key, t in _layer_state(layer).items()}
         facts = {
@@ -96,12 +96,12 @@ class UnitJournal:
         }
         data = safetensors.torch.save(tensors, metadata={"record": json.dumps(facts)})
         try:
-            _write_atomically(self._path(unit), data)
+            _write_atomically(self._path(unit, formats), data)
         except OSError as error:
             raise MethodError(f"cannot keep unit {unit.name!r}: {error}") from error
 
-    def _path(self, unit: Unit) -> Path:
-        return self._units / f"{unit.name}.safetensors"
+    def _path(self, unit: Unit, formats: str) -> Path:
+        return self._units / f"{unit.name}.{formats.replace('/', '-').replace(', ', '+')}.safetensors"
 
     def _check(self, manifest: Path) -> None:
         try:

@@ -6,7 +6,7 @@ All three kinds give the same bits; they trade memory against time.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ PASS = 64
 """Samples a forward pass when everything is looked at once."""
 
 
+@runtime_checkable
 class UnitSamples(Protocol):
     """Inputs and targets of one unit."""
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -35,6 +35,7 @@ class FitRecord:
     kept_start: bool = False
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Fits one unit.
 
