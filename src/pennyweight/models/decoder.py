@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.errors import DataError, RecipeError
-from pennyweight.models.initialization import initialize_
+from pennyweight.models.initialization import initialize_transformer_
 from pennyweight.models.transformer import (
     Block,
     BlockShape,
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         feed_forward: "gelu" or "swiglu".
         bias: linear layers in the blocks have one.
         tied: the head's weight is the embedding's.
-        seed: of the initial weights; see `initialize_`.
+        seed: of the initial weights; see `initialize_transformer_`.
 
     Raises:
         RecipeError: sizes that do not divide each other, or an unknown kind.
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(self.shape) for _ in range(depth))
         self.norm = norm(self.shape)
         self.head = nn.Linear(width, vocab_size, bias=False)
-        initialize_(self, seed)
+        initialize_transformer_(self, seed, depth=depth, table_std=0.1)
         if tied:
             self.head.weight = self.embedding.weight
 

@@ -5,7 +5,7 @@ from typing import no_type_check
 from torch import Tensor, nn
 
 from pennyweight.errors import RecipeError
-from pennyweight.models.initialization import initialize_
+from pennyweight.models.initialization import initialize_transformer_
 from pennyweight.models.transformer import Block, BlockShape, norm
 from pennyweight.nn.positions import LearnedPositions
 
@@ -23,7 +23,7 @@ class VisionTransformer(nn.Module):
         depth: blocks.
         heads: of each attention.
         hidden: width inside the feed-forward parts; None for 2 * width.
-        seed: of the initial weights; see `initialize_`.
+        seed: of the initial weights; see `initialize_transformer_`.
 
     Raises:
         RecipeError: sizes that do not divide each other.
@@ -53,7 +53,7 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(shape) for _ in range(depth)))
         self.norm = norm(shape)
         self.classifier = nn.Linear(width, num_classes)
-        initialize_(self, seed)
+        initialize_transformer_(self, seed, depth=depth, table_std=0.3)
 
     @no_type_check  # torch.fx traces it with a proxy in the tensor's place
     def forward(self, x: Tensor) -> Tensor:
