@@ -103,7 +103,7 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch: int) -> list[KeyValueCache]:
         """An empty cache for each block, with room for `max_length` tokens."""
-        return grow_cache(self.shape, len(self.blocks), batch, self.max_length, self.head.weight)
+        return grow_cache(self.shape, len(self.blocks), batch, self.max_length, self.embedding.weight)
 
     @no_type_check  # torch.fx traces it with a proxy in the tensor's place
     def _logits(self, tokens: Tensor, cache: list[KeyValueCache] | None) -> Tensor:
