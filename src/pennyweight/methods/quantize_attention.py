@@ -28,7 +28,8 @@ class QuantizeAttention(Method):
 
     When to use: with 8-bit weights and activations, so that a transformer has no float product left.
 
-    Measured here: the public 233k-parameter decoder, see `tests/claims`.
+    Measured here: with `RoundToNearest` W8A8 on the public 233k-parameter decoder, perplexity 6.046 against 6.013 in
+    float, over 16256 tokens it drew itself; the products add less than 0.005 nats of it (`tests/claims`).
 
     Caveats: simulated in float32. A forward must make the same products each time. Products inside
     `torch.nn.MultiheadAttention` and `torch.einsum` are not seen.
