@@ -3,15 +3,20 @@
 from pennyweight.methods.adaquant import AdaQuant
 from pennyweight.methods.allocation.allocation import BitAllocation
 from pennyweight.methods.base import Applied, Card, Method, Paper, applications, apply_
+from pennyweight.methods.bias_correction import BiasCorrection
+from pennyweight.methods.bias_tuning import BiasTuning
 from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.round_to_nearest import RoundToNearest
+from pennyweight.methods.statistics_tuning import StatisticsTuning
 
 __all__ = [
     "BNN",
     "AdaQuant",
     "Applied",
+    "BiasCorrection",
+    "BiasTuning",
     "BitAllocation",
     "Card",
     "GhostBatchNorm",
@@ -19,6 +24,7 @@ __all__ = [
     "Paper",
     "QuantizeAttention",
     "RoundToNearest",
+    "StatisticsTuning",
     "applications",
     "apply_",
 ]

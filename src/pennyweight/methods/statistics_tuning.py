@@ -1,0 +1,141 @@
+"""`StatisticsTuning`: batch-norm statistics estimated again for a quantized net, its codes unchanged."""
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from pennyweight.errors import MethodError
+from pennyweight.methods.base import Applied, Context, Method, Paper
+from pennyweight.methods.reconstruction.gathering import gathered
+from pennyweight.methods.reconstruction.samples import PASS
+from pennyweight.methods.retarget import Matching, retarget_
+from pennyweight.methods.statistics import (
+    ChannelStatistics,
+    Inputs,
+    batchnorm_statistics,
+    first_calls_only,
+    measured_statistics,
+)
+from pennyweight.nn.calling import num_samples, take_samples
+from pennyweight.nn.execution import Execution, execution_of
+from pennyweight.nn.folding import fold_batchnorm_
+from pennyweight.nn.gemm import WEIGHTED
+from pennyweight.nn.surgery import match
+
+Target = Literal["auto", "batchnorm", "float"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTuning(Method):
+    """Give each layer's output channels the mean and spread they have in the float net.
+
+    What: quantization shifts and widens what layers give. Each channel is measured on calibration data and moved back
+    by a gain and an offset that its scale and bias take up, so integer codes stay as they are. Targets are the batch
+    norms' own parameters, which know the training set; layers without batch norm take the float model's statistics
+    on the same data.
+
+    When to use: after any quantization, always: it needs no labels, no gradients and a single forward.
+
+    Claim: recovers most of the accuracy lost at 4 bits together with layer-wise calibration (arXiv 2006.10518, there
+    called para-normalization).
+
+    Caveats: weights with one scale for the whole tensor, and linear layers over tokens, are matched in the mean alone.
+
+    Source: arXiv 2006.10518, section 5.
+
+    Deviations: statistics of all samples at once instead of a running average; the paper's code moves
+    1 - 0.9^5 = 41 % of the way, which strength=0.41 repeats.
+
+    Args:
+        target: "batchnorm" takes the float model's batch norms and leaves other layers alone, "float" its measured
+            outputs, "auto" the former where there are any and the latter elsewhere.
+        strength: share of the way from measured statistics, in (0, 1].
+        match_spread: match the spread too; else the mean alone.
+        clip: the least and the greatest gain of a channel.
+        min_std: channels quieter than this are left alone.
+        max_samples: calibration samples read at most.
+    """
+
+    target: Target = "auto"
+    strength: float = 1.0
+    match_spread: bool = True
+    clip: tuple[float, float] = (0.5, 2.0)
+    min_std: float = 1e-5
+    max_samples: int = 1024
+
+    targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
+    touches: ClassVar[frozenset[str]] = frozenset({"gemm.statistics"})
+    paper: ClassVar[Paper] = Paper("2006.10518", "Improving Post Training Neural Quantization", 2020)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.target not in ("auto", "batchnorm", "float"):
+            raise MethodError(f"target={self.target!r}: valid are 'auto', 'batchnorm' and 'float'")
+        if not 0 < self.strength <= 1:
+            raise MethodError(f"strength={self.strength}: a share in (0, 1]")
+        if not 0 < self.clip[0] <= 1 <= self.clip[1]:
+            raise MethodError(f"clip={self.clip}: the least gain lies in (0, 1], the greatest is at least 1")
+        if self.max_samples < 2:
+            raise MethodError(f"max_samples={self.max_samples}: a spread needs at least 2 samples")
+
+    def needs_data(self) -> bool:
+        """Statistics are measured."""
+        return True
+
+    def needs_reference(self) -> bool:
+        """The targets are the float model's."""
+        return True
+
+    def _apply(self, model: nn.Module, context: Context) -> Applied:
+        assert context.data is not None
+        assert context.reference is not None
+        chosen = match(model, self.include, self.exclude, self.targets)
+        inputs = gathered(context.data, 8 if context.rehearsal else self.max_samples)
+        example = take_samples(inputs, slice(2))
+        execution = execution_of(model, example)
+        calls = {layer.fqn: layer.calls for layer in execution.layers if layer.fqn in chosen}
+        skipped = {fqn: "the model's forward never calls it" for fqn in chosen if fqn not in calls}
+        skipped |= first_calls_only(calls)
+        wanted = [name for name in calls if name not in skipped]
+        targets = self._targets(context.reference, wanted, inputs, execution_of(context.reference, example))
+        skipped |= {name: "no batch norm follows it in the float model" for name in wanted if name not in targets}
+        matching = Matching(strength=self.strength, spread=self.match_spread, clip=self.clip, min_std=self.min_std)
+        done = retarget_(model, targets, inputs, execution, matching)
+        metrics: dict[str, float | str] = {"clipped_channels": done.clipped, "quiet_channels": done.left}
+        metrics |= {f"{name}.mean_only": reason for name, reason in done.mean_only.items()}
+        return Applied(method=self, changed=tuple(done.moved), skipped=skipped, metrics=metrics)
+
+    def _targets(
+        self, reference: nn.Module, wanted: list[str], inputs: Inputs, execution: Execution
+    ) -> dict[str, ChannelStatistics]:
+        pairs = [(layer, norm) for layer, norm in execution.norms if layer in wanted]
+        known = {} if self.target == "float" else batchnorm_statistics(reference, pairs)
+        if self.target == "batchnorm" and not known:
+            raise MethodError(
+                "target='batchnorm', but no batch norm follows a layer in the float model: pass the model from before "
+                "folding as reference, or target='float'"
+            )
+        return (
+            known
+            if self.target == "batchnorm"
+            else known | float_statistics(reference, [name for name in wanted if name not in known], inputs)
+        )
+
+
+def float_statistics(reference: nn.Module, names: list[str], inputs: Inputs) -> dict[str, ChannelStatistics]:
+    """What layers give in the float model once its batch norms are folded, as those of the quantized model are.
+
+    Raises:
+        MethodError: the reference lacks one of the layers.
+    """
+    known = dict(reference.named_modules())
+    if absent := [name for name in names if name not in known]:
+        raise MethodError(f"the reference has no layer {absent[0]!r}: pass a copy of this model in float")
+    if not names:
+        return {}
+    folded = copy.deepcopy(reference)
+    batches = [take_samples(inputs, slice(s, s + PASS)) for s in range(0, num_samples(inputs), PASS)]
+    fold_batchnorm_(folded, batches[0])
+    return measured_statistics(folded, names, batches)
