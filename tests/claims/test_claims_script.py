@@ -25,23 +25,6 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(
-    ("change", "low", "margin", "expected"),
-    [
-        (-0.5, -0.9, 1.0, "holds"),
-        (0.4, 0.1, 1.0, "holds"),
-        (-0.5, -1.1, 1.0, "partly"),
-        (-1.2, -1.4, 1.0, "not"),
-        (-1.0, -1.0, 1.0, "not"),
-        (-30.0, -31.0, None, "reported"),
-    ],
-)
-def test_the_verdict_looks_at_the_low_end_of_the_interval(
-    script: ModuleType, change: float, low: float, margin: float | None, expected: str
-) -> None:
-    assert script.verdict(change, low, margin) == expected
-
-
 def test_each_claim_names_a_recipe_of_the_library_and_an_arm_that_is_not_its_baseline(script: ModuleType) -> None:
     names = [claim.name for claim in script.CLAIMS]
     assert len(set(names)) == len(names)

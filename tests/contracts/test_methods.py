@@ -25,7 +25,10 @@ METHODS: list[type[Method]] = sorted(
     ),
     key=lambda kind: kind.__name__,
 )
-QUICK: dict[str, dict[str, Any]] = {"AdaQuant": {"steps": 10}}
+QUICK: dict[str, dict[str, Any]] = {
+    "AdaQuant": {"steps": 10},
+    "BiasTuning": {"steps": 10},
+}
 """Settings that keep slow methods short here."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128
 
@@ -38,7 +41,7 @@ def made(kind: type[Method], **settings: Any) -> Method:
     return kind(**{**QUICK.get(kind.__name__, {}), **settings})
 
 
-def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
+def float_net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
     """A small net with convolutions, batch norms and a linear head, its statistics settled; or one with attention."""
     if kind is not None and "attention" in kind.touches:
         return pw.create_model("vit-tiny", width=16, depth=1, heads=2, patch_size=4, input_shape=(3, 16, 16), seed=seed)
@@ -49,9 +52,26 @@ def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
     return model
 
 
+def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
+    """What the method is for: a float net, or one at four bits for methods that compare with the float net."""
+    model = float_net(seed, kind)
+    if kind is not None and kind().needs_reference():
+        pw.apply_(model, pw.RoundToNearest(weights="int4", activations="uint4"), data=[IMAGES])
+    return model
+
+
+def extras(kind: type[Method], seed: int = 0) -> dict[str, Any]:
+    """What `apply_` takes beside model and method."""
+    return {"data": [IMAGES], "reference": float_net(seed, kind) if kind().needs_reference() else None}
+
+
+def records_before(kind: type[Method]) -> int:
+    return int(kind().needs_reference())
+
+
 def applied_net(kind: type[Method]) -> nn.Module:
     model = net(kind=kind)
-    pw.apply_(model, made(kind), data=[IMAGES])
+    pw.apply_(model, made(kind), **extras(kind))
     return model.eval()
 
 
@@ -97,7 +117,7 @@ def test_settings_survive_plain_values(kind: type[Method]) -> None:
 def test_says_what_it_changed(kind: type[Method]) -> None:
     model = net(kind=kind)
     before = dict(model.named_modules())
-    applied = pw.apply_(model, made(kind), data=[IMAGES])
+    applied = pw.apply_(model, made(kind), **extras(kind))
     assert not isinstance(applied, list)
     after = dict(model.named_modules())
     assert applied.changed
@@ -105,7 +125,7 @@ def test_says_what_it_changed(kind: type[Method]) -> None:
     unnamed = {name for name in swapped if not isinstance(after.get(name), nn.Identity)} - set(applied.changed)
     assert not unnamed, f"changed without saying so: {unnamed}"
     assert set(applied.changed) <= set(after)
-    assert applications(model) == (applied,)
+    assert applications(model)[records_before(kind) :] == (applied,)
     assert applied.seconds > 0
     json.dumps(applied.to_dict())
 
@@ -117,17 +137,17 @@ def test_refuses_a_second_application(kind: type[Method]) -> None:
     with pytest.raises(
         MethodError, match=f"{kind.__name__} and {kind.__name__}|no module of the types|leaves no module"
     ):
-        pw.apply_(model, made(kind), data=[IMAGES])
+        pw.apply_(model, made(kind), **extras(kind))
     assert torch.equal(outputs(model), expected)
-    assert len(applications(model)) == 1
+    assert len(applications(model)) == records_before(kind) + 1
 
 
 @every()
 def test_nothing_matched_is_an_error(kind: type[Method]) -> None:
     with pytest.raises(MethodError, match=r"made of: .*ReLU"):
-        pw.apply_(nn.Sequential(nn.ReLU()), made(kind), data=[IMAGES])
+        pw.apply_(nn.Sequential(nn.ReLU()), made(kind), **extras(kind))
     with pytest.raises(MethodError, match=r"'nowhere\.\*' matches no module"):
-        pw.apply_(net(kind=kind), made(kind, include=("nowhere.*",)), data=[IMAGES])
+        pw.apply_(net(kind=kind), made(kind, include=("nowhere.*",)), **extras(kind))
 
 
 @every()
@@ -138,6 +158,17 @@ def test_needed_data_is_asked_for(kind: type[Method]) -> None:
     expected = outputs(model)
     with pytest.raises(MethodError, match=f"{kind.__name__} needs calibration data"):
         pw.apply_(model, kind())
+    assert torch.equal(outputs(model), expected)
+
+
+@every()
+def test_a_needed_reference_is_asked_for(kind: type[Method]) -> None:
+    if not kind().needs_reference():
+        pytest.skip(f"{kind.__name__} compares with nothing")
+    model = net(kind=kind)
+    expected = outputs(model)
+    with pytest.raises(MethodError, match=f"{kind.__name__} compares with the float model"):
+        pw.apply_(model, kind(), data=[IMAGES])
     assert torch.equal(outputs(model), expected)
 
 
@@ -155,7 +186,7 @@ def test_a_deep_copy_behaves_equal(kind: type[Method]) -> None:
 @every()
 def test_a_float_checkpoint_still_loads(kind: type[Method]) -> None:
     model = applied_net(kind)
-    other = net(seed=1, kind=kind)
+    other = float_net(seed=1, kind=kind)
     missing = {key for key in other.state_dict() if key not in model.state_dict()}
     if missing:
         # batch norm that was folded is gone for good; everything else must be where it was
@@ -174,7 +205,7 @@ def test_a_float_checkpoint_still_loads(kind: type[Method]) -> None:
 def test_its_own_state_loads_into_a_twin(kind: type[Method]) -> None:
     model = applied_net(kind)
     twin = net(seed=3, kind=kind)
-    pw.apply_(twin, made(kind), data=[IMAGES * 0.5])
+    pw.apply_(twin, made(kind), **extras(kind, seed=3))
     twin.load_state_dict(model.state_dict())
     assert torch.equal(outputs(twin), outputs(model))
 
@@ -184,7 +215,7 @@ def test_the_artifact_gives_the_modules_output(kind: type[Method], tmp_path: Pat
     model = applied_net(kind)
     artifact = pw.export(model, tmp_path / "model.pw", example_input=IMAGES[:2])
     assert torch.equal(outputs(artifact.model()), outputs(model))
-    assert artifact.manifest["applied"][0]["method"]["name"] == kind.__name__
+    assert artifact.manifest["applied"][-1]["method"]["name"] == kind.__name__
 
 
 @every()
