@@ -1,5 +1,6 @@
 """Who touches what: each arm's methods tried on a fresh model, collisions and all; nothing is trained."""
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,8 +64,10 @@ def explain_arm(arm: Arm, recipe: Recipe) -> list[MethodFinding]:
     model = fresh_model(arm.model, recipe.data, recipe.seeds[0])
     findings = []
     with tempfile.TemporaryDirectory() as folder:
+        reference = copy.deepcopy(model)
         work = Work(
             make_model=lambda: model,
+            make_reference=lambda: reference,
             data=recipe.data,
             folder=Path(folder),
             seed=recipe.seeds[0],
@@ -74,7 +77,8 @@ def explain_arm(arm: Arm, recipe: Recipe) -> list[MethodFinding]:
             for method in stage.methods if isinstance(stage, ApplyStage) else ():
                 name = type(method).__name__
                 try:
-                    applied = apply_(model, method, data=work.calibration if method.needs_data() else None)
+                    data = work.calibration if method.needs_data() else None
+                    applied = apply_(model, method, data=data, reference=reference, rehearsal=True)
                 except PennyweightError as error:
                     findings.append(MethodFinding(stage=index, name=name, problem=str(error)))
                     continue

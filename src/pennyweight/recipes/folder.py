@@ -5,8 +5,6 @@ goes on where it was, and a stage half done counts as not done.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.errors import RecipeError
+from pennyweight.recipes.files import remove, write_json, writing
 from pennyweight.recipes.plan import Step
 from pennyweight.recipes.work import Record
 
@@ -53,11 +52,11 @@ class RunFolder:
     def prepare(self, step: Step) -> Path:
         """The step's folder, cleared of all but what an interrupted attempt of it left to go on from."""
         folder = self.stage(step)
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for entry in folder.iterdir():
                 if entry.name not in step.stage.keeps:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    remove(entry)
         return folder
 
     def finish(self, step: Step, record: Record, seconds: float, finished: str) -> dict[str, Any]:
@@ -85,13 +84,9 @@ class RunFolder:
         present = {entry.name for entry in self.path.iterdir()} - {LOCK}
         if present and not self._is_marked():
             raise RecipeError(f"{self.path} holds no run of a recipe: --fresh clears run folders only")
-        with _writing(self.path):
+        with writing(self.path):
             for name in _OURS:
-                entry = self.path / name
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink(missing_ok=True)
+                remove(self.path / name)
 
     def _is_marked(self) -> bool:
         try:
@@ -108,7 +103,7 @@ class RunFolder:
         """
         import fcntl
 
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / LOCK).open("a")
         with file:
@@ -119,50 +114,3 @@ class RunFolder:
                     f"another run is at work in {self.path}: wait for it, or choose another folder with --folder"
                 ) from error
             yield  # the system lets go of the lock when the process ends, however it ends
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave what was there.
-
-    Raises:
-        RecipeError: it cannot be written, for example because the disk is full.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write plain values as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote.
-
-    Raises:
-        RecipeError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecipeError(f"cannot read {path}: {error}; run the recipe again, it keeps what is done") from error
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RecipeError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with --folder"
-        ) from error

@@ -51,6 +51,26 @@ class Step:
         return last if last is not None and isinstance(last.stage, ExportStage) else None
 
     @property
+    def float_step(self) -> "Step | None":
+        """The last step that changed the model before the first one that quantizes; None for the fresh model.
+
+        It gives the reference that methods and objectives compare with. This step itself counts as quantizing.
+        """
+        last = None
+        for step in self.chain()[:-1]:
+            if step.stage.quantizes():
+                break
+            if step.stage.changes_model:
+                last = step
+        return last
+
+    @property
+    def reference_trained(self) -> bool:
+        """Whether the model had learnt something when it was last in float."""
+        earlier = self.float_step.chain() if self.float_step else ()
+        return self.model.weights is not None or any(isinstance(step.stage, TrainStage) for step in earlier)
+
+    @property
     def trained(self) -> bool:
         """Whether the model has learnt something before this step."""
         earlier = self.chain()[:-1]

@@ -1,5 +1,6 @@
 """What can go wrong, found before the first step of training: every arm is built once, with a handful of samples."""
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 
 from pennyweight.errors import PennyweightError, RecipeError
 from pennyweight.recipes.schema import Arm, Recipe
+from pennyweight.recipes.stages import Stage, TrainStage
 from pennyweight.recipes.state import fresh_model
 from pennyweight.recipes.work import Data, Work
 
@@ -35,21 +37,38 @@ def _rehearse_arm(arm: Arm, data: Data, seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = Work(
                 make_model=lambda: model,
+                make_reference=lambda: copy.deepcopy(model),
                 data=data,
                 folder=Path(folder),
                 seed=seed,
+                trained=arm.model.weights is not None,
+                reference_trained=arm.model.weights is not None,
                 calibration_limit=SAMPLES,
                 progress=False,
             )
             _check_fit(work)
+            in_float = True
             for index, stage in enumerate(arm.stages):
                 where = f"arm {arm.name!r}, stage {index} ({stage.kind})"
+                if in_float:
+                    _note_reference(work, stage)
+                in_float = in_float and not stage.quantizes()
                 stage.rehearse(work)
                 where = f"arm {arm.name!r}, after stage {index} ({stage.kind})"
                 if stage.changes_model:
                     _check_fit(work)
     except PennyweightError as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _note_reference(work: Work, stage: Stage) -> None:
+    """Before a stage, while the model is still in float: keep what stages will compare with from now on."""
+    work.__dict__.pop("reference", None)
+    if stage.quantizes():
+        kept = copy.deepcopy(work.model)
+        work.make_reference = lambda: kept
+    elif isinstance(stage, TrainStage):
+        work.trained = work.reference_trained = True
 
 
 def _check_fit(work: Work) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from pennyweight.errors import MissingDependencyError, PennyweightError, RecipeError
 from pennyweight.numerics.measure import machine, versions
 from pennyweight.recipes.catalogue import find_recipe
-from pennyweight.recipes.folder import MARK, RESOLVED, RunFolder, write_json, write_text
+from pennyweight.recipes.files import remove, write_json, write_text
+from pennyweight.recipes.folder import MARK, RESOLVED, RunFolder
 from pennyweight.recipes.journal import Journal, Pace, duration, now
 from pennyweight.recipes.overrides import apply_overrides
 from pennyweight.recipes.plan import Plan, Step, distinct, make_plan
@@ -174,10 +175,12 @@ class _Runner:
         export = step.before.artifact if step.before else None
         work = Work(
             make_model=lambda: self._model_before(step),
+            make_reference=lambda: rebuilt_model(step.float_step, step.model, self.recipe.data, step.seed, self.folder),
             data=self.recipe.data,
             folder=folder,
             seed=step.seed,
             trained=step.trained,
+            reference_trained=step.reference_trained,
             artifact=None if export is None else self.folder.stage(export) / ARTIFACT,
             progress=self.progress,
         )
@@ -190,7 +193,7 @@ class _Runner:
         seconds = max(time.perf_counter() - started, float(record.get("seconds", 0.0)))
         self.folder.finish(step, record, seconds, now())
         for name in step.stage.scratch:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         self._pace.learn(step, seconds)
         self.journal.note(f"done in {seconds:.2f} s: {folder.name}")
 

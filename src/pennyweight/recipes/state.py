@@ -5,6 +5,7 @@ stage before, let the stage give it its structure again, then load the state it 
 so a run that goes on after a kill equals one that was never interrupted.
 """
 
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -21,6 +22,8 @@ from pennyweight.recipes.sources import weights_file
 from pennyweight.recipes.work import Data, Work, default_device
 
 STATE = "model.safetensors"
+REBUILD_SAMPLES = 8
+"""Structure does not depend on how many samples are seen; the values come from the stored state."""
 
 
 def fresh_model(spec: ModelSpec, data: Data, seed: int) -> nn.Module:
@@ -67,7 +70,17 @@ def rebuilt_model(step: Step | None, spec: ModelSpec, data: Data, seed: int, fol
         if not earlier.stage.changes_model:
             continue
         place = folder.stage(earlier)
-        work = Work(make_model=lambda: model, data=data, folder=place, seed=seed, trained=earlier.trained)
+        work = Work(
+            make_model=lambda: model,
+            make_reference=partial(rebuilt_model, earlier.float_step, spec, data, seed, folder),
+            data=data,
+            folder=place,
+            seed=seed,
+            trained=earlier.trained,
+            reference_trained=earlier.reference_trained,
+            calibration_limit=REBUILD_SAMPLES,
+            progress=False,
+        )
         earlier.stage.rebuild_(work)
         try:
             stored = safetensors.torch.load_file(place / STATE)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pennyweight.bench.paired import compare
 from pennyweight.errors import RecipeError
 from pennyweight.numerics.measure import interval_mean
-from pennyweight.recipes.folder import read_json
+from pennyweight.recipes.files import read_json
 from pennyweight.recipes.stages import STAGES
 from pennyweight.recipes.stages.accuracy import read_correct
 from pennyweight.report import (

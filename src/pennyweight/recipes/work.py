@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.data import ImageDataset, batch_at, load_dataset
-from pennyweight.errors import DataError
+from pennyweight.errors import DataError, RecipeError
 
 Record = dict[str, Any]
 """What a stage found: plain JSON values."""
@@ -101,20 +101,24 @@ class Work:
 
     Args:
         make_model: gives the model as the stages before left it.
+        make_reference: gives the float model: as it was before the first stage that quantizes.
         data: the recipe's data.
         folder: the stage's own, empty but for what an interrupted attempt of a resumable stage left.
         seed: of this pass of the recipe.
         trained: whether the model has learnt anything, from a train stage or from given weights.
+        reference_trained: the same of the float model.
         artifact: what the nearest export before wrote; None where there is none, or the model was changed since.
         calibration_limit: samples methods may see at most; None for all.
         progress: whether to show bars.
     """
 
     make_model: Callable[[], nn.Module]
+    make_reference: Callable[[], nn.Module]
     data: Data
     folder: Path
     seed: int
     trained: bool = False
+    reference_trained: bool = False
     artifact: Path | None = None
     calibration_limit: int | None = None
     progress: bool = True
@@ -123,6 +127,20 @@ class Work:
     def model(self) -> nn.Module:
         """The model, to be changed in place by stages that say so."""
         return self.make_model()
+
+    @cached_property
+    def reference(self) -> nn.Module:
+        """The float model that methods compare with, in evaluation mode.
+
+        Raises:
+            RecipeError: it has learnt nothing.
+        """
+        if not self.reference_trained:
+            raise RecipeError(
+                "the float model to compare with has learnt nothing: put a train stage before the first method that "
+                "quantizes, or give the model weights"
+            )
+        return self.make_reference().eval()
 
     @property
     def calibration(self) -> CalibrationBatches:

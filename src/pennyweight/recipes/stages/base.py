@@ -43,6 +43,10 @@ class Stage:
         """One line for tables and reports."""
         return self.kind
 
+    def quantizes(self) -> bool:
+        """Whether the model is no longer in float after it; what comes before is what later stages compare with."""
+        return False
+
     def amount(self) -> float:
         """How much work it is, in units of its kind; for the estimate of the time left."""
         return 1.0
