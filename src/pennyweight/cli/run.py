@@ -28,7 +28,8 @@ def run(
 ) -> None:
     """Run a recipe, or go on with it; the last line printed is the report's path.
 
-    Stages a former run has finished are not repeated. Exit code 3: some arms failed, the report has the others.
+    Stages a former run has finished are not repeated. Exit code 3: an arm, or a layer of one, failed; the report has
+    the rest.
     """
     from pennyweight.recipes.catalogue import find_recipe
     from pennyweight.recipes.overrides import apply_overrides
@@ -55,7 +56,7 @@ def run(
     print_report(result.report)
     sys.stdout.flush()
     for arm, failure in result.failures.items():
-        complain(f"arm {arm!r} failed: {failure}")
+        complain(f"arm {arm!r}: {failure}")
     print(result.page)
     if result.failures:
         raise typer.Exit(PARTIAL_FAILURE)

@@ -24,7 +24,7 @@ from pennyweight.recipes.resolve import resolve, to_yaml
 from pennyweight.recipes.schema import Recipe
 from pennyweight.recipes.stages.export import ARTIFACT
 from pennyweight.recipes.state import rebuilt_model, store
-from pennyweight.recipes.summary import build_report
+from pennyweight.recipes.summary import build_report, failed_layers
 from pennyweight.recipes.work import Work
 from pennyweight.report import RunReport, write_report
 
@@ -37,7 +37,7 @@ class RunResult:
         folder: where everything lies.
         report: what was found.
         page: the report for people: report.html, or report.json where no page could be drawn.
-        failures: what went wrong, by arm; empty when nothing did.
+        failures: what went wrong, by arm, layers that a method had to leave included; empty when nothing did.
     """
 
     folder: Path
@@ -99,7 +99,8 @@ def run(
         _write_arms(plan, place, runner.failed)
         report = build_report(place.path)
         page = publish(report, place.path, journal)
-        return RunResult(folder=place.path, report=report, page=page, failures=arm_failures(plan, runner.failed))
+        failures = _layer_failures(plan, place) | arm_failures(plan, runner.failed)
+        return RunResult(folder=place.path, report=report, page=page, failures=failures)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -237,6 +238,18 @@ def arm_failures(plan: Plan, failed: Mapping[str, str]) -> dict[str, str]:
             for step in steps:
                 if step.key in failed and name not in failures:
                     failures[name] = f"{step.stage.kind} (seed {seed}): {failed[step.key]}"
+    return failures
+
+
+def _layer_failures(plan: Plan, folder: RunFolder) -> dict[str, str]:
+    """Layers that a method left at a safe format because it failed there, by arm."""
+    failures = {}
+    for name, by_seed in plan.items():
+        for seed, steps in by_seed.items():
+            layers = failed_layers([done for step in steps if (done := folder.done(step)) is not None])
+            if layers and name not in failures:
+                shown = "; ".join(f"{layer}: {reason}" for layer, reason in layers.items())
+                failures[name] = f"finished, but for (seed {seed}) {shown}"
     return failures
 
 

@@ -94,6 +94,7 @@ def _arm(
     measured = _of_final_model(first, "benchmark")
     benchmark = measured["benchmark"] if measured else None
     notes = [f"failed: {error}"] if error else []
+    notes += [f"layer {layer} failed: {reason}" for layer, reason in failed_layers(first).items()]
     notes += benchmark["warnings"] if benchmark else []
     missing = [str(seed) for seed, stages in by_seed.items() if not _accuracies(stages)]
     if missing and not error:
@@ -115,7 +116,7 @@ def _arm(
         numerics=exported["numerics"] if exported else "a module in torch, not exported",
         layers=tuple(_layer(row) for row in exported["layers"]) if exported else (),
         scenarios=tuple(_scenario(result, benchmark) for result in benchmark["scenarios"]) if benchmark else (),
-        methods=tuple(_method(found) for stage in first for found in stage["record"].get("methods", ())),
+        methods=tuple(method for stage in first for method in _methods(stage["record"])),
         curve=tuple(point for seed, stages in by_seed.items() for point in _curve(seed, stages)),
         seconds=sum(stage["seconds"] for stages in by_seed.values() for stage in stages) or None,
         notes=tuple(notes),
@@ -248,16 +249,38 @@ def _scenario(result: Mapping[str, Any], benchmark: Mapping[str, Any]) -> Scenar
     )
 
 
-def _method(found: Mapping[str, Any]) -> MethodReport:
+def _methods(record: Mapping[str, Any]) -> list[MethodReport]:
+    found = record.get("methods", ())
+    tables = record.get("tables") or [{} for _ in found]
+    return [_method(method, rows) for method, rows in zip(found, tables, strict=True)]
+
+
+def _method(found: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> MethodReport:
     settings = dict(found["method"])
     name = settings.pop("name")
     shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    metrics = found["metrics"]
+    if tables:  # which hold what there is to say layer by layer
+        layers = {layer for layer in found["changed"] if any(key.startswith(f"{layer}.") for key in metrics)}
+        metrics = {key: value for key, value in metrics.items() if key.rpartition(".")[0] not in layers}
     return MethodReport(
         name=f"{name}({shown})",
         changed=len(found["changed"]),
         skipped=found["skipped"],
-        metrics=found["metrics"],
+        failed=found["failed"],
+        metrics=metrics,
+        tables={title: tuple(rows) for title, rows in tables.items() if rows},
     )
+
+
+def failed_layers(stages: Stages) -> dict[str, str]:
+    """Layers of an arm where a method failed, with the reason."""
+    return {
+        name: reason
+        for stage in stages
+        for method in stage["record"].get("methods", ())
+        for name, reason in method["failed"].items()
+    }
 
 
 def _curve(seed: int, stages: Stages) -> list[CurvePoint]:

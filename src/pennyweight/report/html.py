@@ -9,6 +9,7 @@ from typing import Any
 
 from pennyweight.errors import MissingDependencyError
 from pennyweight.report import units
+from pennyweight.report.compression_plots import degradation_frontier, unit_errors
 from pennyweight.report.plots import (
     accuracy_against_size,
     latency_distribution,
@@ -76,6 +77,8 @@ def render_html(report: RunReport) -> str:
         "count": units.count_text,
         "plain": _plain,
         "significant": _number_text,
+        "cell": _cell_text,
+        "columns": lambda rows: list(dict.fromkeys(key for row in rows for key in row)),
         # Only our own style and our own pictures (whose texts are escaped where they are drawn) pass unescaped.
         "trusted": Markup,
     }
@@ -131,7 +134,17 @@ def _pictures(report: RunReport) -> list[Picture]:
     pictures += [Picture(title=title, svg=svg, caption="") for title, svg in curves if svg is not None]
     if not any(svg for _, svg in curves):
         pictures.append(Picture(title="Training curves", svg=None, caption="No arm recorded a training curve."))
-    return pictures
+    return [*pictures, *_compression_pictures(report)]
+
+
+def _compression_pictures(report: RunReport) -> list[Picture]:
+    places = palette(report)
+    return [
+        Picture(title=f"{title}: {arm.name}", svg=svg, caption="")
+        for index, arm in enumerate(report.arms)
+        for title, draw in (("Bit allocation", degradation_frontier), ("Unit by unit", unit_errors))
+        if (svg := draw(arm, places[arm.name], f"{draw.__name__.replace('_', '-')}-{index}")) is not None
+    ]
 
 
 def _plain(value: Any) -> str:
@@ -145,6 +158,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or "none"
     return _number_text(value) if isinstance(value, float) else str(value)
+
+
+def _cell_text(value: Any) -> str:
+    """A value of a table: large numbers whole, small ones to four significant digits."""
+    if value is None:
+        return units.DASH
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) < 10_000:
+        return _number_text(value)
+    return units.words_for_missing(value) or f"{value:,.0f}".replace("-", units.MINUS)
 
 
 def _number_text(value: Any) -> str:

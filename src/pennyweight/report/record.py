@@ -177,13 +177,21 @@ class MethodReport:
         name: the method with its settings, as a reader should see it.
         changed: number of modules it changed.
         skipped: matching modules it left alone, with the reason.
+        failed: matching modules where it failed, with the reason; they stay as they were, or at a safe format.
         metrics: what it measured on the way.
+        tables: rows by title, such as a line a unit or a line a plan; all rows of a table have the same keys.
     """
 
     name: str
     changed: int
     skipped: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Number | str] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+    def table(self, title: str) -> tuple[Mapping[str, Any], ...]:
+        """The rows of a table, none where there is no such table."""
+        return self.tables.get(title, ())
 
 
 @dataclass(frozen=True, kw_only=True)

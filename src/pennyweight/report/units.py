@@ -7,6 +7,7 @@ from pennyweight.report.record import Number
 NOT_MEASURED = "not measured"
 NOT_A_NUMBER = "not a number"
 MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 _NS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
