@@ -10,8 +10,6 @@ from pennyweight.report.svg import INK, MUTED, PAPER, arm_color, house_style, pl
 from pennyweight.report.units import bytes_text
 
 Rows = tuple[Mapping[str, Any], ...]
-_FLOOR = 1e-9
-"""Degradations below are drawn here: a logarithmic axis has no zero."""
 _KINDS = {"plan": "plan of the integer programme", "uniform": "the same formats everywhere", "random": "random plans"}
 
 
@@ -83,8 +81,9 @@ def unit_errors(arm: ArmReport, place: int, name: str) -> str | None:
 
 
 def _points(rows: Rows, kind: str) -> list[tuple[float, float]]:
+    """(bytes, degradation); the base itself, whose degradation is zero by definition, has no place on a log axis."""
     return [
-        (float(row["size_bytes"]), max(float(row["measured"]), _FLOOR))
+        (float(row["size_bytes"]), float(row["measured"]))
         for row in rows
-        if row.get("kind") == kind and row.get("measured") is not None
+        if row.get("kind") == kind and (row.get("measured") or 0) > 0
     ]

@@ -1,6 +1,7 @@
 """How every picture of a report is laid out: size, heading, names, logarithmic ticks, labels beside marks."""
 
 import math
+import re
 from typing import Any
 
 from pennyweight.report.labels import Box, log_ticks, place_labels
@@ -53,7 +54,7 @@ def log_axis(axis: Any, low: Number, high: Number, words: Any) -> None:
 
     ticks = log_ticks(low, high)
     axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([words(tick).replace(".00", "").replace(".0 ", " ") for tick in ticks]))
+    axis.set_major_formatter(FixedFormatter([re.sub(r"\.0+(?=\s|$)", "", words(tick)) for tick in ticks]))
     axis.set_minor_locator(NullLocator())
 
 
