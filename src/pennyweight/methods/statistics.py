@@ -175,9 +175,10 @@ def move_layer_(layer: nn.Module, move: Move) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     gain = move.gain.to(weight.dtype)
-    weight.mul_(gain.reshape(-1, *[1] * (weight.dim() - 1)))
-    if isinstance(layer, GemmModule) and isinstance(content := layer.slots.weight.quantizer, IntegerWeight):
-        content.scale.mul_(gain.reshape(-1, *[1] * (content.scale.dim() - 1)) if content.scale.dim() else gain)
+    if can_be_scaled(layer):  # else the gain is 1
+        weight.mul_(gain.reshape(-1, *[1] * (weight.dim() - 1)))
+        if isinstance(layer, GemmModule) and isinstance(content := layer.slots.weight.quantizer, IntegerWeight):
+            content.scale.mul_(gain.reshape(-1, *[1] * (content.scale.dim() - 1)))
     require_bias_(layer)
     bias = layer.bias
     assert isinstance(bias, Tensor)
