@@ -61,6 +61,7 @@ class AdaQuantSolver:
             steps=self.steps,
             batch_size=self.batch_size,
             cosine=self.rates == "relative",
+            eps=1e-8 if self.rates == "reference" else 1e-16,
             keep_best=self.keep_best,
             positions=self.positions,
         )

@@ -42,6 +42,7 @@ class Descent:
         steps: of Adam.
         batch_size: samples a step; all of them where there are fewer.
         cosine: let the rates fall to 0 along a cosine; else they stay.
+        eps: Adam's; by default too small to be felt, so that steps do not depend on the size of gradients.
         evaluate_every: steps between looks at the error over all samples.
         keep_best: end with the best state seen, the start included; else with the last.
         positions: share of the output positions that a step looks at, see `window_loss`.
@@ -50,6 +51,7 @@ class Descent:
     steps: int
     batch_size: int
     cosine: bool = True
+    eps: float = 1e-16
     evaluate_every: int = 100
     keep_best: bool = True
     positions: float = 1.0
@@ -85,7 +87,8 @@ class Descent:
         best, best_heldout, best_state, best_step = start, start_heldout, _copy(parameters), 0
         if parameters and self.steps:
             batches = _Batches(samples.count, self.batch_size, key)
-            optimizer = torch.optim.Adam([{"params": list(group.parameters), "lr": group.lr} for group in learned])
+            groups = [{"params": list(group.parameters), "lr": group.lr} for group in learned]
+            optimizer = torch.optim.Adam(groups, eps=self.eps)
             halvings = 0
             for step in range(self.steps):
                 if before_step is not None:
