@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         StatisticsTuning,
         apply_,
     )
+    from pennyweight.methods.data_free import Synthesis, bns_divergence, preflight, synthesize
     from pennyweight.models import create_model, list_models
     from pennyweight.numerics import parse_format
     from pennyweight.recipes.run import run
@@ -49,8 +50,10 @@ _HOMES = {
     "QuantizeAttention": "pennyweight.methods",
     "RoundToNearest": "pennyweight.methods",
     "StatisticsTuning": "pennyweight.methods",
+    "Synthesis": "pennyweight.methods.data_free",
     "apply_": "pennyweight.methods",
     "benchmark": "pennyweight.bench.model",
+    "bns_divergence": "pennyweight.methods.data_free",
     "create_model": "pennyweight.models",
     "evaluate": "pennyweight.training",
     "export": "pennyweight.artifact",
@@ -58,7 +61,9 @@ _HOMES = {
     "load": "pennyweight.artifact",
     "load_dataset": "pennyweight.data",
     "parse_format": "pennyweight.numerics",
+    "preflight": "pennyweight.methods.data_free",
     "run": "pennyweight.recipes.run",
+    "synthesize": "pennyweight.methods.data_free",
     "train": "pennyweight.training",
 }
 
@@ -79,8 +84,10 @@ __all__ = [
     "Regime",
     "RoundToNearest",
     "StatisticsTuning",
+    "Synthesis",
     "apply_",
     "benchmark",
+    "bns_divergence",
     "create_model",
     "evaluate",
     "export",
@@ -88,7 +95,9 @@ __all__ = [
     "load",
     "load_dataset",
     "parse_format",
+    "preflight",
     "run",
+    "synthesize",
     "train",
 ]
 

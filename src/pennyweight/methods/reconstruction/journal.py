@@ -29,10 +29,15 @@ def fingerprint(model: nn.Module, inputs: Tensor | Mapping[str, Tensor], setting
     """What a journal belongs to, a digest a part: weights, calibration data, settings."""
     named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
     return {
-        "weights": _digest(model.state_dict()),
+        "weights": model_digest(model),
         "calibration": _digest(named),
         "settings": json.dumps(settings, sort_keys=True),
     }
+
+
+def model_digest(model: nn.Module) -> str:
+    """Of all parameters and buffers."""
+    return _digest(model.state_dict())
 
 
 def _digest(tensors: Mapping[str, Any]) -> str:
