@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from pennyweight.errors import PennyweightError
     from pennyweight.methods import (
         BNN,
+        GPTQ,
         AdaQuant,
+        AdaRound,
         Applied,
         BiasCorrection,
         BiasTuning,
         BitAllocation,
         GhostBatchNorm,
         Method,
+        QDrop,
         QuantizeAttention,
         RoundToNearest,
         StatisticsTuning,
@@ -29,24 +32,28 @@ if TYPE_CHECKING:
     from pennyweight.models import create_model, list_models
     from pennyweight.numerics import parse_format
     from pennyweight.recipes.run import run
-    from pennyweight.training import Regime, evaluate, train
+    from pennyweight.training import Distillation, Regime, evaluate, train
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BNN": "pennyweight.methods",
     "AdaQuant": "pennyweight.methods",
+    "AdaRound": "pennyweight.methods",
     "Applied": "pennyweight.methods",
     "Artifact": "pennyweight.artifact",
     "Augment": "pennyweight.data",
     "BiasCorrection": "pennyweight.methods",
     "BiasTuning": "pennyweight.methods",
     "BitAllocation": "pennyweight.methods",
+    "Distillation": "pennyweight.training",
+    "GPTQ": "pennyweight.methods",
     "GhostBatchNorm": "pennyweight.methods",
     "ImageDataset": "pennyweight.data",
     "Method": "pennyweight.methods",
     "PennyweightError": "pennyweight.errors",
     "Regime": "pennyweight.training",
+    "QDrop": "pennyweight.methods",
     "QuantizeAttention": "pennyweight.methods",
     "RoundToNearest": "pennyweight.methods",
     "StatisticsTuning": "pennyweight.methods",
@@ -69,17 +76,21 @@ _HOMES = {
 
 __all__ = [
     "BNN",
+    "GPTQ",
     "AdaQuant",
+    "AdaRound",
     "Applied",
     "Artifact",
     "Augment",
     "BiasCorrection",
     "BiasTuning",
     "BitAllocation",
+    "Distillation",
     "GhostBatchNorm",
     "ImageDataset",
     "Method",
     "PennyweightError",
+    "QDrop",
     "QuantizeAttention",
     "Regime",
     "RoundToNearest",

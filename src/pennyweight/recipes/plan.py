@@ -9,7 +9,7 @@ from typing import Any
 import pennyweight
 from pennyweight.recipes.schema import Arm, ModelSpec, Recipe, data_to_plain
 from pennyweight.recipes.sources import file_digest, weights_file
-from pennyweight.recipes.stages import ExportStage, Stage, TrainStage
+from pennyweight.recipes.stages import ExportStage, Stage, SynthesizeStage, TrainStage
 
 KEY_LENGTH = 12
 
@@ -49,6 +49,11 @@ class Step:
             (s for s in reversed(self.chain()) if s.stage.changes_model or isinstance(s.stage, ExportStage)), None
         )
         return last if last is not None and isinstance(last.stage, ExportStage) else None
+
+    @property
+    def images(self) -> "Step | None":
+        """The nearest step before that synthesized images."""
+        return next((s for s in reversed(self.chain()[:-1]) if isinstance(s.stage, SynthesizeStage)), None)
 
     @property
     def float_step(self) -> "Step | None":

@@ -54,6 +54,8 @@ def _rehearse_arm(arm: Arm, data: Data, seed: int) -> None:
                     _note_reference(work, stage)
                 in_float = in_float and not stage.quantizes()
                 stage.rehearse(work)
+                if in_float and isinstance(stage, TrainStage):
+                    work.trained = work.reference_trained = True
                 where = f"arm {arm.name!r}, after stage {index} ({stage.kind})"
                 if stage.changes_model:
                     _check_fit(work)
@@ -67,8 +69,6 @@ def _note_reference(work: Work, stage: Stage) -> None:
     if stage.quantizes():
         kept = copy.deepcopy(work.model)
         work.make_reference = lambda: kept
-    elif isinstance(stage, TrainStage):
-        work.trained = work.reference_trained = True
 
 
 def _check_fit(work: Work) -> None:

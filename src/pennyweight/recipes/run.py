@@ -25,7 +25,7 @@ from pennyweight.recipes.schema import Recipe
 from pennyweight.recipes.stages.export import ARTIFACT
 from pennyweight.recipes.state import rebuilt_model, store
 from pennyweight.recipes.summary import build_report, failed_layers
-from pennyweight.recipes.work import Work
+from pennyweight.recipes.work import IMAGES, Work
 from pennyweight.report import RunReport, write_report
 
 
@@ -183,6 +183,7 @@ class _Runner:
             trained=step.trained,
             reference_trained=step.reference_trained,
             artifact=None if export is None else self.folder.stage(export) / ARTIFACT,
+            images=None if step.images is None else self.folder.stage(step.images) / IMAGES,
             progress=self.progress,
         )
         record = step.stage.run(work)

@@ -19,7 +19,7 @@ from pennyweight.recipes.folder import RunFolder
 from pennyweight.recipes.plan import Step
 from pennyweight.recipes.schema import ModelSpec
 from pennyweight.recipes.sources import weights_file
-from pennyweight.recipes.work import Data, Work, default_device
+from pennyweight.recipes.work import IMAGES, Data, Work, default_device
 
 STATE = "model.safetensors"
 REBUILD_SAMPLES = 8
@@ -78,6 +78,7 @@ def rebuilt_model(step: Step | None, spec: ModelSpec, data: Data, seed: int, fol
             seed=seed,
             trained=earlier.trained,
             reference_trained=earlier.reference_trained,
+            images=None if earlier.images is None else folder.stage(earlier.images) / IMAGES,
             calibration_limit=REBUILD_SAMPLES,
             progress=False,
         )

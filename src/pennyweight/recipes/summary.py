@@ -96,6 +96,7 @@ def _arm(
     notes = [f"failed: {error}"] if error else []
     notes += [f"layer {layer} failed: {reason}" for layer, reason in failed_layers(first).items()]
     notes += benchmark["warnings"] if benchmark else []
+    notes += [_synthesis_note(stage["record"]["synthesized"]) for stage in first if "synthesized" in stage["record"]]
     missing = [str(seed) for seed, stages in by_seed.items() if not _accuracies(stages)]
     if missing and not error:
         notes.append(f"no accuracy for seed {', '.join(missing)}: no stage measured it")
@@ -271,6 +272,13 @@ def _method(found: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str,
         metrics=metrics,
         tables={title: tuple(rows) for title, rows in tables.items() if rows},
     )
+
+
+def _synthesis_note(found: Mapping[str, Any]) -> str:
+    note = f"calibrated and trained from here on with {found['n']:,} synthesized images ({found['scheme']}), none real"
+    if "divergence" in found:
+        note += f"; divergence {found['divergence']:.3g}, sets of this size are trusted up to {found['threshold']:.3g}"
+    return note
 
 
 def failed_layers(stages: Stages) -> dict[str, str]:

@@ -2,21 +2,25 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pennyweight.data import ImageDataset, batch_at, load_dataset
-from pennyweight.errors import DataError, RecipeError
+from pennyweight.errors import DataError, PennyweightError, RecipeError
 
 Record = dict[str, Any]
 """What a stage found: plain JSON values."""
 
 CALIBRATION_BATCH = 128
+IMAGES = "images.safetensors"
+"""File of synthesized images and the labels the net gives them."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -108,6 +112,7 @@ class Work:
         trained: whether the model has learnt anything, from a train stage or from given weights.
         reference_trained: the same of the float model.
         artifact: what the nearest export before wrote; None where there is none, or the model was changed since.
+        images: what the nearest synthesize stage before wrote; None where there is none.
         calibration_limit: samples methods may see at most; None for all.
         progress: whether to show bars.
     """
@@ -120,6 +125,7 @@ class Work:
     trained: bool = False
     reference_trained: bool = False
     artifact: Path | None = None
+    images: Path | None = None
     calibration_limit: int | None = None
     progress: bool = True
 
@@ -145,7 +151,24 @@ class Work:
     @property
     def calibration(self) -> CalibrationBatches:
         """Batches for methods that need data."""
-        return CalibrationBatches(self.data.train, self.seed, self.calibration_limit)
+        return CalibrationBatches(self.train, self.seed, self.calibration_limit)
+
+    @cached_property
+    def train(self) -> ImageDataset:
+        """What to train and calibrate on: the training split, or what was synthesized in its place.
+
+        Raises:
+            RecipeError: the synthesized images are gone or damaged.
+        """
+        if self.images is None:
+            return self.data.train
+        try:
+            stored = safetensors.torch.load_file(self.images)
+            return replace(self.data.train, images=stored["images"], labels=stored["labels"])
+        except (OSError, KeyError, safetensors.SafetensorError, PennyweightError) as error:
+            raise RecipeError(
+                f"{self.images} cannot be used ({error}): remove the folder {self.images.parent} to make it again"
+            ) from error
 
 
 def default_device() -> torch.device:

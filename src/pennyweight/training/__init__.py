@@ -4,12 +4,14 @@ The folder is not called `train`, because Python sets an imported package as an 
 function `pennyweight.train`.
 """
 
+from pennyweight.training.distillation import Distillation
 from pennyweight.training.evaluate import Evaluation, evaluate
 from pennyweight.training.loop import TrainResult, train
 from pennyweight.training.optim import ShiftAdaMax, build_optimizer
 from pennyweight.training.regime import Regime, Settings
 
 __all__ = [
+    "Distillation",
     "Evaluation",
     "Regime",
     "Settings",

@@ -107,7 +107,9 @@ def run_identity(
     return {
         "regime": {"kind": type(regime).__name__, **regime.to_dict()},
         "seed": seed,
-        "objective": objective if isinstance(objective, str) else getattr(objective, "__qualname__", "function"),
+        "objective": objective
+        if isinstance(objective, str)
+        else getattr(objective, "__qualname__", type(objective).__qualname__),
         "augment": None if augment is None else repr(augment),
         "precision": precision,
         "data": [data.name, data.split, len(data)] if isinstance(data, ImageDataset) else "function",

@@ -8,6 +8,7 @@ import pytest
 
 from pennyweight.errors import RecipeError
 from pennyweight.methods.reconstruction.adaquant import AdaQuantSolver
+from pennyweight.recipes import work as work_module
 from pennyweight.recipes.run import RunResult, run
 
 RECIPE = """
@@ -142,3 +143,64 @@ def test_a_reference_that_has_learnt_nothing_is_refused(tmp_path: Path) -> None:
     text = RECIPE.replace("    - train: *train\n    - apply: {AdaQuant", "    - apply: {AdaQuant")
     with pytest.raises(RecipeError, match="has learnt nothing: put a train stage"):
         run_recipe(tmp_path / "run", text)
+
+
+DATA_FREE = """
+name: free
+seed: 0
+baseline: float
+data: {name: digits}
+model: {name: vgg-small, width: 4, input_shape: [1, 8, 8]}
+arms:
+  float:
+    - train: &train {regime: cosine, steps: 30, lr: 3.0e-3, batch_size: 64, optimizer: adam}
+  free:
+    - train: *train
+    - synthesize: {scheme: bns, n: 40, steps: 10, batch_size: 32}
+    - apply: {RoundToNearest: {weights: int4, activations: uint4, max_samples: 32}}
+    - train: {regime: cosine, steps: 4, lr: 1.0e-4, batch_size: 8, optimizer: adam, objective: distillation}
+    - export
+"""
+
+
+def test_images_made_by_the_net_calibrate_and_teach_in_the_datas_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    batch_at = work_module.batch_at
+
+    def watches(dataset, **settings):  # type: ignore[no-untyped-def]
+        seen.append((dataset.name, len(dataset)))
+        return batch_at(dataset, **settings)
+
+    monkeypatch.setattr(work_module, "batch_at", watches)
+    monkeypatch.setattr("pennyweight.recipes.run.rehearse", lambda *_: None)
+    result = run_recipe(tmp_path / "run", DATA_FREE)
+    assert not result.failures
+    assert {size for _, size in seen} == {40}
+    arm = next(arm for arm in result.report.arms if arm.name == "free")
+    assert any("40 synthesized images (bns), none real" in note for note in arm.notes)
+    assert list(result.folder.glob("stages/*-synthesize/samples.png"))
+    before = artifacts(result.folder)
+    for path in result.folder.glob("stages/*-export"):
+        shutil.rmtree(path)
+    run_recipe(tmp_path / "run", DATA_FREE)
+    assert artifacts(result.folder) == before
+    images = next(result.folder.glob("stages/*-synthesize/images.safetensors"))
+    images.write_bytes(b"rubbish")
+    for path in (*result.folder.glob("stages/*-export"), *result.folder.glob("stages/*-apply")):
+        shutil.rmtree(path)
+    assert "remove the folder" in run_recipe(tmp_path / "run", DATA_FREE).failures["free"]
+
+
+def test_synthesis_is_refused_before_anything_runs_where_it_cannot_work(tmp_path: Path) -> None:
+    untrained = DATA_FREE.replace("    - train: *train\n    - synth", "    - synth")
+    with pytest.raises(RecipeError, match="has learnt nothing"):
+        run_recipe(tmp_path / "a", untrained)
+    without_norm = DATA_FREE.replace(
+        "name: vgg-small, width: 4, input_shape: [1, 8, 8]", "name: vit-tiny, patch_size: 4"
+    )
+    with pytest.raises(RecipeError, match="no batch norm with running statistics"):
+        run_recipe(tmp_path / "b", without_norm)
+    with pytest.raises(RecipeError, match="unknown key 'stpes'"):
+        run_recipe(tmp_path / "c", DATA_FREE.replace("steps: 10", "stpes: 10"))

@@ -4,8 +4,20 @@ from pennyweight.recipes.stages.apply import ApplyStage, public_methods
 from pennyweight.recipes.stages.base import Stage
 from pennyweight.recipes.stages.bench import BenchStage
 from pennyweight.recipes.stages.export import ExportStage
+from pennyweight.recipes.stages.synthesize import SynthesizeStage
 from pennyweight.recipes.stages.train import TrainStage
 
-STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (TrainStage, ApplyStage, ExportStage, BenchStage)}
+STAGES: dict[str, type[Stage]] = {
+    stage.kind: stage for stage in (TrainStage, SynthesizeStage, ApplyStage, ExportStage, BenchStage)
+}
 
-__all__ = ["STAGES", "ApplyStage", "BenchStage", "ExportStage", "Stage", "TrainStage", "public_methods"]
+__all__ = [
+    "STAGES",
+    "ApplyStage",
+    "BenchStage",
+    "ExportStage",
+    "Stage",
+    "SynthesizeStage",
+    "TrainStage",
+    "public_methods",
+]

@@ -11,12 +11,13 @@ from pennyweight.recipes.convert import Place, as_mapping, build, convert, guard
 from pennyweight.recipes.stages.accuracy import measure_accuracy
 from pennyweight.recipes.stages.base import Stage
 from pennyweight.recipes.work import Interrupted, Record, Work
-from pennyweight.training import Regime, train
+from pennyweight.training import Distillation, Regime, train
 from pennyweight.training.loop import Precision
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 CURVE_POINTS = 200
+DISTILLATION = "distillation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class TrainStage(Stage):
 
     Args:
         regime: what holds at each step.
-        objective: name of the loss.
+        objective: name of the loss, or "distillation" to learn the float model's answers in the place of labels.
+        temperature: of distillation.
         augment: random changes of the images; None makes none.
         precision: of matrix products.
         compile: run through `torch.compile`.
@@ -40,13 +42,17 @@ class TrainStage(Stage):
 
     regime: Regime
     objective: str = "cross_entropy"
+    temperature: float = 4.0
     augment: Augment | None = None
     precision: Precision = "float32"
     compile: bool = False
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
-        objective_named(self.objective)
+        if self.objective != DISTILLATION:
+            objective_named(self.objective)
+        if not self.temperature > 0:
+            raise RecipeError(f"temperature is {self.temperature}, must be above 0")
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise RecipeError(f"checkpoint_every is {self.checkpoint_every}, must be at least 1, or null")
 
@@ -81,12 +87,15 @@ class TrainStage(Stage):
 
     def run(self, work: Work) -> Record:
         """Train from the checkpoint or from step 0, then measure on the test split."""
+        distilling = self.objective == DISTILLATION
         result = train(
             work.model,
-            work.data.train,
+            work.train,
             self.regime,
             seed=work.seed,
-            objective=self.objective,
+            objective=Distillation(teacher=work.reference, temperature=self.temperature)
+            if distilling
+            else self.objective,
             augment=self.augment,
             precision=self.precision,
             compile=self.compile,
@@ -103,8 +112,13 @@ class TrainStage(Stage):
             "seconds": result.seconds,
             "final_loss": result.final_loss,
             "curve": _curve(result.history),
-            "accuracy": measure_accuracy(work.model, work, objective=self.objective),
+            "accuracy": measure_accuracy(work.model, work, objective="cross_entropy" if distilling else self.objective),
         }
+
+    def rehearse(self, work: Work) -> None:
+        """Distillation needs a float model that has learnt something."""
+        if self.objective == DISTILLATION:
+            _ = work.reference
 
 
 def _curve(history: tuple[float, ...]) -> list[list[float]]:
