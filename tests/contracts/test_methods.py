@@ -27,7 +27,9 @@ METHODS: list[type[Method]] = sorted(
 )
 QUICK: dict[str, dict[str, Any]] = {
     "AdaQuant": {"steps": 10},
+    "AdaRound": {"steps": 10},
     "BiasTuning": {"steps": 10},
+    "QDrop": {"steps": 10},
 }
 """Settings that keep slow methods short here."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128

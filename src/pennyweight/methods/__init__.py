@@ -1,19 +1,24 @@
 """Floor 3: the methods, one idea a file; each class docstring is the method's card."""
 
 from pennyweight.methods.adaquant import AdaQuant
+from pennyweight.methods.adaround import AdaRound
 from pennyweight.methods.allocation.allocation import BitAllocation
 from pennyweight.methods.base import Applied, Card, Method, Paper, applications, apply_
 from pennyweight.methods.bias_correction import BiasCorrection
 from pennyweight.methods.bias_tuning import BiasTuning
 from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
+from pennyweight.methods.gptq import GPTQ
+from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.round_to_nearest import RoundToNearest
 from pennyweight.methods.statistics_tuning import StatisticsTuning
 
 __all__ = [
     "BNN",
+    "GPTQ",
     "AdaQuant",
+    "AdaRound",
     "Applied",
     "BiasCorrection",
     "BiasTuning",
@@ -22,6 +27,7 @@ __all__ = [
     "GhostBatchNorm",
     "Method",
     "Paper",
+    "QDrop",
     "QuantizeAttention",
     "RoundToNearest",
     "StatisticsTuning",
