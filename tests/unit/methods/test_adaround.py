@@ -21,11 +21,11 @@ def test_no_rounding_beats_brute_force_and_this_one_comes_close() -> None:
     """Eight weights, 256 roundings: descent finds the best in most cases, and cuts most of what rounding to nearest
     loses to it."""
     starts, ends = [], []
-    for bits, seed in itertools.product((2, 4), range(6)):
+    for bits, seed in itertools.product((2, 4), range(5)):
         x, weight = draw(40, 8, seed=seed) @ (torch.eye(8) + 0.3 * draw(8, 8, seed=seed + 50)), draw(1, 8, seed=seed)
         unit, samples = linear_unit(x, weight, bits=bits, input_bits=None, bias=False)
         scale = float(unit.layers["layer"].slots.weight.quantizer.scale)
-        solver = AdaRoundSolver(steps=200, tune=("rounding",), batch_size=40)
+        solver = AdaRoundSolver(steps=150, tune=("rounding",), batch_size=40)
         fit = solver.fit(unit, samples, None, KEY)
         codes = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         best, _ = best_rounding(x.tolist(), (x @ weight.T)[:, 0].tolist(), weight[0].tolist(), scale, *codes)
@@ -33,7 +33,7 @@ def test_no_rounding_beats_brute_force_and_this_one_comes_close() -> None:
         assert fit.mse_after <= fit.mse_before
         starts.append(fit.mse_before / best - 1)
         ends.append(fit.mse_after / best - 1)
-    assert sum(excess < 1e-5 for excess in ends) >= 8
+    assert sum(excess < 1e-5 for excess in ends) >= 7
     assert sum(ends) < 0.3 * sum(starts)
 
 
@@ -129,6 +129,14 @@ def test_what_is_not_tuned_stays(tuned: str) -> None:
     AdaRoundSolver(steps=100, tune=("rounding", tuned)).fit(unit, samples, None, KEY)
     assert torch.equal(layer.bias.detach(), bias) == (tuned != "bias")
     assert torch.equal(layer.slots.input.quantizer.scale, scale) == (tuned != "input_scale")
+
+
+def test_biases_and_scales_alone_are_fitted_to_the_nearest_codes() -> None:
+    unit, samples = linear_unit(correlated(100, 24), draw(16, 24, seed=1), bits=2)
+    nearest = codes_of(unit.layers["layer"])
+    fit = AdaRoundSolver(steps=100, tune=("bias", "input_scale")).fit(unit, samples, None, KEY)
+    assert torch.equal(codes_of(unit.layers["layer"]), nearest)
+    assert fit.mse_after < fit.mse_before
 
 
 def test_groups_of_inputs_and_convolutions() -> None:

@@ -81,13 +81,13 @@ class AdaRoundSolver:
 
     def fit(self, unit: Unit, samples: UnitSamples, heldout: UnitSamples | None, key: Key) -> FitRecord:
         """Learn softly, judge hard, keep the best, freeze."""
-        weights = {name: _rounding(layer) for name, layer in unit.layers.items()}
+        weights = {name: _rounding(layer, hard=self._decided) for name, layer in unit.layers.items()}
         inputs = {
             name: input for name, layer in unit.layers.items() if (input := self._learned_input(layer)) is not None
         }
         power = _power(samples)
         learned = [group for group in self._groups(unit, weights, inputs, math.sqrt(power)) if group.parameters]
-        schedule = RoundingSchedule(steps=self.steps, weight=self.regularization)
+        schedule = RoundingSchedule(steps=self.steps, weight=0.0 if self._decided else self.regularization)
         channels = list(unit.layers.values())[-1].weight.shape[0]
 
         def penalty(step: int) -> Tensor:
@@ -123,6 +123,11 @@ class AdaRoundSolver:
         finally:
             for name, layer in unit.layers.items():
                 _freeze_(layer, weights[name], inputs.get(name))
+
+    @property
+    def _decided(self) -> bool:
+        """Choices that are not learned are made from the start, so that nothing is fitted to float weights."""
+        return "rounding" not in self.tune
 
     def _groups(
         self, unit: Unit, weights: Mapping[str, RoundingWeight], inputs: Mapping[str, LearnedInput], spread: float
@@ -161,14 +166,15 @@ class AdaRoundSolver:
             yield
         finally:
             for weight in weights.values():
-                weight.hard = False
+                weight.hard = self._decided
 
 
-def _rounding(layer: GemmModule) -> RoundingWeight:
+def _rounding(layer: GemmModule, *, hard: bool) -> RoundingWeight:
     """Put a rounding weight in the place of the frozen one."""
     frozen = layer.slots.weight.quantizer
     assert isinstance(frozen, IntegerWeight)
     weight = RoundingWeight(frozen.affine, layer.weight)
+    weight.hard = hard
     layer.slots.weight["quantize"] = weight
     return weight
 
