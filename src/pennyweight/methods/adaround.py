@@ -20,8 +20,10 @@ class AdaRound(LayerwiseQuantization):
     zero points of activations are learned along. The best state, as judged with hard choices, is kept, the start
     included, so that no unit ends worse than it began.
 
-    When to use: at 4 bits of weights and below, with some hundred unlabelled samples and minutes to spend; it is less
-    prone than `AdaQuant` to fit the calibration samples by heart, since a weight moves by less than a step.
+    When to use: at 2 bits of weights, with some hundred unlabelled samples and minutes to spend; at 3 and 4 bits it and
+    `AdaQuant` come out alike. Measured once on CIFAR-10 (public ResNet-20, float 91.6 %, 256 images, 300 steps a unit,
+    first and last layer at 8 bits, 2000 test images, of which 0.7 points are one standard error): W2A4 88.2 % against
+    `AdaQuant`'s 85.1 %, W3A3 89.2 % against 89.6 %; its rate and penalty were chosen by those images at W2A4.
 
     Claim: ResNet-18 and ResNet-50 on ImageNet at 4 bits of weights lose less than 1 % of accuracy (arXiv 2004.10568).
 

@@ -26,7 +26,8 @@ class GPTQ(LayerwiseQuantization):
 
     Caveats: activations keep their round-to-nearest quantizers, and biases stay: with activations at 4 bits and below
     `AdaQuant`, `AdaRound` and `QDrop` do better. It makes up for the rounding of its own layer, not for errors of the
-    layers before it. Time grows with the cube of a row's length. At 2 bits expect much less than at 3.
+    layers before it: in the measurement that `AdaRound` tells of it gave 87.7 % at W3A3 but 52.9 % at W2A4, with
+    `act_order` (86.7 % and 34.2 % without). Time grows with the cube of a row's length.
 
     Source: arXiv 2210.17323, algorithm 1; arXiv 2208.11580 for convolutions.
 

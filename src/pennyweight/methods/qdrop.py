@@ -27,8 +27,10 @@ class QDrop(LayerwiseQuantization):
     Claim: the first to make 2-bit activations usable without training: ResNet-18 on ImageNet at W2A2 51 % against a
     float 71 % (arXiv 2203.05740 and its code's page).
 
-    Caveats: a block's samples and back-propagation take more memory and time a step than a layer's. Layers that are in
-    no block are learned alone. The arithmetic is simulated in float32; storage is real.
+    Caveats: in the measurement that `AdaRound` tells of, blocks brought W2A4 to 89.0 % and W3A3 to 89.7 %, but dropping
+    had no part in it: 89.3 % at W2A4 without. A block's samples and back-propagation take more memory and time a step
+    than a layer's. Layers that are in no block are learned alone. The arithmetic is simulated in float32; storage is
+    real.
 
     Source: arXiv 2203.05740, section 3.3; arXiv 2102.05426 for blocks.
 
