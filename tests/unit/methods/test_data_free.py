@@ -136,10 +136,10 @@ def test_preflight_lets_real_data_pass_and_stops_a_wrong_normalization(trained: 
     assert good.passed, good.message
     wrong = pw.preflight(trained, inputs(test, 128) * 3 + 1, real=x)
     assert not wrong.passed
-    assert "check its normalization" in wrong.message
+    assert "wrong normalization or another domain?" in wrong.message
     assert pw.preflight(trained, inputs(test, 128)).source == "simulated"
     assert not pw.preflight(trained, inputs(test, 128) * 3 + 1).passed
-    with pytest.raises(MethodError, match="fewer than the 128"):
+    with pytest.raises(MethodError, match=r"fewer than twice the 128.*n=25"):
         pw.preflight(trained, inputs(test, 128), real=x[:50])
 
 

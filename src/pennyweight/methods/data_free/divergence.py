@@ -7,6 +7,7 @@ numbers of samples only, for small sets are far by chance.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pennyweight.methods.data_free.stored_statistics import (
     StoredStatistics,
     channel_rows,
     check_fit,
+    first_input,
     statistics_of,
 )
 from pennyweight.methods.reconstruction.gathering import gathered
@@ -27,6 +29,13 @@ from pennyweight.numerics.random import Key, normal, permutation, randint
 
 QUANTILE = 0.99
 """Of the divergences of real sets, above which a set is called wrong."""
+
+ALLOWANCE = 0.1
+"""Nats that right data may be off by however many they are: running averages of augmented, still changing nets.
+
+Measured on the public CIFAR-10 ResNet-20, -32, -44 and -56, with 512 of their own training images: 0.02, 0.03, 0.04 and
+0.04. Images of MNIST gave 0.20 to 0.26, a wrong normalization 0.33 and more.
+"""
 
 
 def gaussian_kl(stored: LayerStatistics, mean: Tensor, var: Tensor) -> Tensor:
@@ -43,17 +52,24 @@ def gaussian_kl(stored: LayerStatistics, mean: Tensor, var: Tensor) -> Tensor:
     return 0.5 * ((s2 / sigma2).log() - 1 + (sigma2 + (stored.mean.to(mean) - mean).square()) / s2)
 
 
+Seen = dict[str, list[Tensor]]
+"""Inputs of layers in one forward, one a call."""
+
+
 @contextmanager
-def watching(model: nn.Module, statistics: StoredStatistics, seen: dict[str, Tensor]) -> Iterator[None]:
-    """While entered, a forward notes the first input of each layer in `seen`, gradients included."""
+def watching(model: nn.Module, statistics: StoredStatistics, seen: Seen) -> Iterator[None]:
+    """While entered, a forward of the model notes the inputs of layers in `seen`, gradients included."""
 
     def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def before(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[name] = args[0]
+        def before(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if (x := first_input(args, named)) is not None:
+                seen.setdefault(name, []).append(x)
 
-        return model.get_submodule(name).register_forward_pre_hook(before)
+        return model.get_submodule(name).register_forward_pre_hook(before, with_kwargs=True)
 
     handles = [watch(name) for name in statistics]
+    # A forward begins with nothing seen.
+    handles.append(model.register_forward_pre_hook(lambda _model, _args: seen.clear(), prepend=True))
     try:
         yield
     finally:
@@ -61,15 +77,40 @@ def watching(model: nn.Module, statistics: StoredStatistics, seen: dict[str, Ten
             handle.remove()
 
 
-def batch_divergence(model: nn.Module, statistics: StoredStatistics, seen: Mapping[str, Tensor]) -> Tensor:
+def rows_of(model: nn.Module, name: str, seen: Seen, samples: int) -> Tensor:
+    """All that a layer received, (samples, positions, channels); positions of several calls side by side.
+
+    Raises:
+        MethodError: the layer was not called, or what it received cannot be told apart by samples.
+    """
+    if name not in seen:
+        raise MethodError(
+            f"layer {name!r} is never called by the model's forward: leave it out, statistics={{name: s for name, s in "
+            f"statistics_of(model).items() if name != {name!r}}}"
+        )
+    parts = []
+    for x in seen[name]:
+        rows = channel_rows(model.get_submodule(name), x)
+        if len(rows) % samples:
+            raise MethodError(
+                f"layer {name!r} receives {len(rows)} rows for {samples} samples: they cannot be told apart"
+            )
+        parts.append(rows.reshape(samples, -1, rows.shape[-1]))
+    return torch.cat(parts, 1)
+
+
+def batch_divergence(model: nn.Module, statistics: StoredStatistics, seen: Seen) -> Tensor:
     """The measure of one batch as a differentiable scalar: the mean over layers of the mean over channels.
 
     Args:
         seen: what `watching` noted.
+
+    Raises:
+        MethodError: one of the layers was not called.
     """
     losses = []
     for name, stored in statistics.items():
-        rows = channel_rows(model.get_submodule(name), seen[name]).flatten(0, 1)
+        rows = rows_of(model, name, seen, 1).flatten(0, 1)
         var, mean = torch.var_mean(rows, 0, correction=0)
         losses.append(gaussian_kl(stored, mean, var).mean())
     return torch.stack(losses).mean()
@@ -81,7 +122,9 @@ class Divergence:
 
     Args:
         value: mean over layers and channels, in nats; 0 only where all statistics agree.
-        low: lower end of the 95 % bootstrap interval over samples.
+        low: lower end of the 95 % bootstrap interval, which is meant to hold what endlessly many such samples would
+            give; a small set's value exceeds that by chance, so the interval reaches farther down than up. On 128
+            images of CIFAR-10 it held it 39 times out of 40.
         high: upper end.
         n: samples.
         layers: by layer.
@@ -142,8 +185,9 @@ class Preflight:
 
     Args:
         divergence: of the set.
-        threshold: the 99th percentile of what sets of as many samples give.
-        source: where the threshold comes from: "real subsets", or "simulated" from the stored statistics.
+        threshold: the 99th percentile of what sets of as many samples give, and the allowance.
+        source: where the threshold comes from: "real subsets", or "simulated" from the stored statistics, to which an
+            allowance was added.
         passed: the divergence does not exceed it.
         message: in words, with what to look at where it failed.
     """
@@ -162,6 +206,7 @@ def preflight(
     real: Batch | Sequence[Batch] | None = None,
     statistics: StoredStatistics | None = None,
     n: int | None = None,
+    allowance: float = ALLOWANCE,
     draws: int = 200,
     seed: int = 0,
 ) -> Preflight:
@@ -169,36 +214,52 @@ def preflight(
 
     Args:
         data: the set in question.
-        real: data known to be right, of which subsets of equal size give the threshold. Without any, sets are simulated
-            that share nothing but the stored statistics and have one independent value a sample and channel; this
-            threshold is generous.
+        real: other data known to be right, at least twice as many samples, of which subsets of equal size give the
+            threshold. Without any, sets are simulated that share nothing but the stored statistics and have one
+            independent value a sample and channel, and the allowance is added: this finds gross errors alone.
         n: samples of both; None takes all of `data`.
+        allowance: nats added to the simulated threshold, for running averages are not exactly those of the training
+            images. See `ALLOWANCE`; nothing is added where `real` is given.
         draws: subsets or simulated sets.
 
     Raises:
-        MethodError: no statistics; or `real` holds fewer samples than `data`.
+        MethodError: no statistics; or `real` holds fewer than twice as many samples as are compared.
+
+    Example:
+        >>> import pennyweight as pw
+        >>> data = pw.load_dataset("digits")
+        >>> model = pw.create_model("mlp", hidden=(32,))
+        >>> regime = pw.Regime.cosine(steps=200, lr=3e-3, batch_size=64, optimizer="adam")
+        >>> images = data.normalize(data.images[:128])
+        >>> trained = pw.train(model, data, regime, progress=False)
+        >>> pw.preflight(model, images).passed, pw.preflight(model, images * 3).passed
+        (True, False)
     """
     found = bns_divergence(model, data, statistics=statistics, n=n, seed=seed)
     if real is None:
         known = statistics_of(model) if statistics is None else statistics
-        values, source = _simulated(known, found.n, draws, seed), "simulated"
+        values, source = _simulated(known, found.n, draws, seed) + allowance, "simulated"
     else:
         moments = _moments(model, real, statistics, None)
-        if moments.n < found.n:
-            raise MethodError(f"real holds {moments.n} samples, fewer than the {found.n} it is compared with")
+        if moments.n < 2 * found.n:
+            raise MethodError(
+                f"real holds {moments.n} samples, fewer than twice the {found.n} it is compared with, so that subsets "
+                f"would be one and the same: give more, or n={moments.n // 2}"
+            )
         chosen = torch.zeros(draws, moments.n, dtype=torch.float64)
         for draw in range(draws):
             chosen[draw, permutation(moments.n, Key(seed).fold("subset", draw))[: found.n]] = 1
         values, source = moments.divergences(chosen), "real subsets"
     threshold = float(torch.quantile(values, QUANTILE))
     passed = found.value <= threshold
-    verdict = "looks like the training data" if passed else "does not look like the training data"
+    verdict = "fits" if passed else "diverges from"
+    origin = "equally large real sets" if real is not None else f"simulated sets, {allowance:g} allowed for training,"
     message = (
-        f"the calibration set {verdict}: divergence {found.value:.3g} at n = {found.n}, and the 99th percentile of "
-        f"{'equally large real sets' if real is not None else 'simulated sets'} is {threshold:.3g}"
+        f"the calibration data {verdict} the statistics the model was trained with: divergence {found.value:.3g} at "
+        f"n = {found.n}, and the 99th percentile of {origin} is {threshold:.3g}"
     )
     if not passed:
-        message += "; check its normalization, value range, channel order and domain, with the evaluation transform"
+        message += ": wrong normalization or another domain? Use the evaluation transform of the training"
     return Preflight(divergence=found, threshold=threshold, source=source, passed=passed, message=message)
 
 
@@ -242,16 +303,15 @@ def _moments(
         raise MethodError(f"n={n}, but the data hold {count} samples")
     first: dict[str, list[Tensor]] = {name: [] for name in known}
     second: dict[str, list[Tensor]] = {name: [] for name in known}
-    seen: dict[str, Tensor] = {}
+    seen: Seen = {}
     with in_mode(model, training=False), watching(model, known, seen):
         for start in range(0, count, PASS):
-            call(model, take_samples(inputs, slice(start, start + PASS)))
+            part = take_samples(inputs, slice(start, start + PASS))
+            call(model, part)
             for name in known:
-                if name not in seen:
-                    raise MethodError(f"layer {name!r} is never called by the model's forward")
-                rows = channel_rows(model.get_submodule(name), seen[name]).double()
-                first[name].append(rows.mean(1))
-                second[name].append(rows.square().mean(1))
+                rows = rows_of(model, name, seen, num_samples(part)).double()
+                first[name].append(rows.mean(1).cpu())
+                second[name].append(rows.square().mean(1).cpu())
     return _Moments(
         statistics=known,
         first={name: torch.cat(parts) for name, parts in first.items()},
@@ -266,11 +326,12 @@ def _simulated(statistics: StoredStatistics, n: int, draws: int, seed: int) -> T
     for index, stored in enumerate(statistics.values()):
         channels = len(stored.mean)
         key = Key(seed).fold("simulated", index)
-        std = stored.var.double().sqrt()
-        mean = stored.mean.double() + std / n**0.5 * normal((draws, channels), key.fold("mean")).double()
+        stored = LayerStatistics(stored.mean.double().cpu(), stored.var.double().cpu(), stored.eps)
+        std = stored.var.sqrt()
+        mean = stored.mean + std / n**0.5 * normal((draws, channels), key.fold("mean")).double()
         # Wilson and Hilferty's cube root makes chi-square normal, well enough for a threshold.
         df = max(n - 1, 1)
         root = 1 - 2 / (9 * df) + normal((draws, channels), key.fold("var")).double() * (2 / (9 * df)) ** 0.5
-        var = stored.var.double() * df / n * root.clamp_min(0) ** 3
+        var = stored.var * df / n * root.clamp_min(0) ** 3
         total += gaussian_kl(stored, mean, var).mean(1)
     return total / len(statistics)

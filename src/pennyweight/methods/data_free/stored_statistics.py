@@ -3,10 +3,12 @@
 A file of statistics is what a private data set's owner can hand out in the place of the data.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -39,7 +41,9 @@ class LayerStatistics:
 
 
 StoredStatistics = Mapping[str, LayerStatistics]
-"""By name of the module whose first input they describe."""
+"""By name of the module whose first input they describe, over all its calls in a forward."""
+
+_OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 def channel_rows(module: nn.Module, x: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ def statistics_of(model: nn.Module) -> StoredStatistics:
         MethodError: it has none; the message says why and what to do.
     """
     found = {
-        name: LayerStatistics(norm.running_mean.detach(), norm.running_var.detach(), norm.eps)
+        name: LayerStatistics(norm.running_mean.detach().clone(), norm.running_var.detach().clone(), norm.eps)
         for name, norm in model.named_modules()
         if isinstance(norm, nn.modules.batchnorm._BatchNorm)
         and norm.running_mean is not None
@@ -64,7 +68,8 @@ def statistics_of(model: nn.Module) -> StoredStatistics:
     }
     if not found:
         convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-        folded = bool(convolutions) and all(conv.bias is not None for conv in convolutions)
+        normalised = any(isinstance(m, _OTHER_NORMS) for m in model.modules())
+        folded = bool(convolutions) and not normalised and all(conv.bias is not None for conv in convolutions)
         why = (
             "its convolutions all have biases, so batch norms were probably folded into them, and their statistics are "
             "gone: take the checkpoint from before folding"
@@ -73,14 +78,23 @@ def statistics_of(model: nn.Module) -> StoredStatistics:
         )
         raise MethodError(
             f"the model has no batch norm with running statistics: {why}; or pass statistics=load_statistics(file), a "
-            f"file that collect_statistics and save_statistics make where the data is; or use scheme='inception'"
+            f"file that collect_statistics and save_statistics make where the data is; or synthesize with "
+            f"scheme='inception'"
         )
     return found
+
+
+def first_input(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """What a module is called on, by position or by name; None where that is no tensor."""
+    x = next(iter([*args, *named.values()]), None)
+    return x if isinstance(x, Tensor) else None
 
 
 @torch.no_grad()
 def collect_statistics(model: nn.Module, batches: Iterable[Batch]) -> StoredStatistics:
     """Statistics of the inputs of all weighted layers over a data set, for models without batch norm.
+
+    Every position counts, padding tokens too: give token models sequences of full length.
 
     Args:
         batches: the training set, or as much of it as is wanted.
@@ -91,11 +105,12 @@ def collect_statistics(model: nn.Module, batches: Iterable[Batch]) -> StoredStat
     sums: dict[str, Sums] = {}
 
     def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-                sums.setdefault(name, Sums()).add(channel_rows(module, args[0]).flatten(0, 1))
+        def before(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = first_input(args, named)
+            if x is not None and x.is_floating_point():
+                sums.setdefault(name, Sums()).add(channel_rows(module, x).flatten(0, 1))
 
-        return layer.register_forward_pre_hook(before)
+        return layer.register_forward_pre_hook(before, with_kwargs=True)
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
     handles = [watch(name, layer) for name, layer in layers.items()]
@@ -146,13 +161,23 @@ def load_statistics(path: Path | str) -> StoredStatistics:
             for name, eps in facts["eps"].items()
         }
         for name, s in found.items():
-            if s.mean.dim() != 1 or s.mean.shape != s.var.shape or not bool(torch.isfinite(s.mean).all()):
-                raise ValueError(f"the statistics of {name!r} are no finite pair of vectors")
-            if not bool((s.var >= 0).all()):
-                raise ValueError(f"a variance of {name!r} is negative or no number")
+            if s.mean.dim() != 1 or s.mean.shape != s.var.shape:
+                raise ValueError(f"the statistics of {name!r} are no pair of vectors")
+            if not bool(torch.isfinite(s.mean).all() & torch.isfinite(s.var).all() & (s.var >= 0).all()):
+                raise ValueError(f"a mean of {name!r} is not finite, or a variance negative or not finite")
     except (OSError, KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise MethodError(f"{path} is no file of statistics: {error}") from error
     return found
+
+
+def statistics_digest(statistics: StoredStatistics) -> str:
+    """A fingerprint: equal for equal statistics."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, s in statistics.items():
+        digest.update(f"{name} {s.eps}".encode())
+        for part in (s.mean, s.var):
+            digest.update(part.detach().double().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_fit(model: nn.Module, statistics: StoredStatistics) -> None:

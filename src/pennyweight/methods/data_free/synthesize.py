@@ -18,8 +18,13 @@ from torch import Tensor, nn
 
 from pennyweight.data.dataset import ImageDataset
 from pennyweight.errors import MethodError, NumericsError
-from pennyweight.methods.data_free.divergence import batch_divergence, watching
-from pennyweight.methods.data_free.stored_statistics import StoredStatistics, check_fit, statistics_of
+from pennyweight.methods.data_free.divergence import Seen, batch_divergence, watching
+from pennyweight.methods.data_free.stored_statistics import (
+    StoredStatistics,
+    check_fit,
+    statistics_digest,
+    statistics_of,
+)
 from pennyweight.methods.reconstruction.journal import model_digest
 from pennyweight.nn.calling import output_tensor
 from pennyweight.nn.modes import in_mode
@@ -153,6 +158,7 @@ class _Work:
         """What finished batches belong to."""
         return {
             "model": model_digest(self.model),
+            "statistics": statistics_digest(self.statistics),
             "settings": json.dumps(dataclasses.asdict(self.settings), sort_keys=True),
             "like": repr((self.like.shape, self.like.mean, self.like.std, self.like.num_classes)),
         }
@@ -170,7 +176,7 @@ class _Work:
 
     def look(self, images: Tensor) -> tuple[Tensor, float | None]:
         """The model's own labels, and the divergence of the last full batch."""
-        seen: dict[str, Tensor] = {}
+        seen: Seen = {}
         labels, divergence = [], None
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         with torch.no_grad(), in_mode(self.model, training=False), watching(self.model, self.statistics, seen):
@@ -186,7 +192,7 @@ class _Work:
         settings = self.settings
         low, high = (bound.to(x.device) for bound in self._bounds())
         optimizer = torch.optim.Adam([x], lr=settings.lr)
-        seen: dict[str, Tensor] = {}
+        seen: Seen = {}
         with_classes = settings.scheme == "inception"
         frozen = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in frozen:
