@@ -98,7 +98,8 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
         "did you mean 'seed'? valid: model, seed"
     """
     known = sorted(options)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    by_lower = {option.lower(): option for option in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     shown = ", ".join(known) if len(known) <= 30 else ", ".join(known[:30]) + ", ..."
     return f"{hint}valid: {shown}"

@@ -11,6 +11,8 @@ from pennyweight.artifact import manifest as container
 from pennyweight.artifact import modules, program, runtime
 from pennyweight.errors import ArtifactError
 
+_GARBLED = (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError, AssertionError)
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -67,7 +69,12 @@ class Artifact:
         specs, steps, output = self.manifest["modules"], self.manifest["program"], self.manifest["output"]
         built = {target: modules.decode(target, spec, self.tensors) for target, spec in specs.items()}
         if packed:
-            lowered = runtime.lower(self.manifest["input"], steps, output, specs, built)
+            try:
+                lowered = runtime.lower(self.manifest["input"], steps, output, specs, built)
+            except _GARBLED as error:
+                raise ArtifactError(
+                    f"the layers of {self.path} do not fit together ({error}): export it again"
+                ) from error
         else:
             lowered = program.Program(self.manifest["input"], steps, output, built)
         for parameter in lowered.parameters():
@@ -149,6 +156,12 @@ def load(path: str | Path) -> Artifact:
         if odd:
             raise ArtifactError(f"{path} holds module {odd[0]!r} of unknown kind {specs[odd[0]]['kind']!r}")
         program.check(manifest["input"], manifest["program"], manifest["output"], specs)
-    except (KeyError, TypeError, AttributeError) as error:
+        artifact = Artifact(path, manifest, tensors, path.stat().st_size)
+        # Whoever edits a file can renew its digests: what later calls read must make sense now.
+        artifact.model(packed=False)
+        artifact.numerics  # noqa: B018  reading is the check
+    except ArtifactError:
+        raise
+    except _GARBLED as error:
         raise ArtifactError(f"the manifest of {path} lacks or garbles {error}: export it again") from error
-    return Artifact(path, manifest, tensors, path.stat().st_size)
+    return artifact

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pennyweight.errors import ArtifactError, did_you_mean
+from pennyweight.errors import ArtifactError, PennyweightError, did_you_mean
 from pennyweight.nn.tracing import trace
 
 Step = dict[str, Any]
@@ -119,22 +119,27 @@ def _encode(value: Any, node: fx.Node) -> Any:
     )
 
 
-def _decode(value: Any, environment: Mapping[str, Any]) -> Any:
+def decode(value: Any, environment: Mapping[str, Any]) -> Any:
+    """An encoded argument with its references looked up."""
     if isinstance(value, list):
-        return [_decode(item, environment) for item in value]
+        return [decode(item, environment) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "ref":
         return environment[content]
     if kind == "slice":
-        return slice(*(_decode(part, environment) for part in content))
+        return slice(*(decode(part, environment) for part in content))
     if kind == "tuple":
-        return tuple(_decode(item, environment) for item in content)
+        return tuple(decode(item, environment) for item in content)
     if kind == "dict":
-        return {key: _decode(item, environment) for key, item in content.items()}
+        return {key: decode(item, environment) for key, item in content.items()}
     assert kind == "ellipsis", kind
     return Ellipsis
+
+
+_RAW_ERRORS = (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError, AssertionError)
+"""What torch raises when an input does not fit; our own errors are ValueErrors too and are let through."""
 
 
 class Program(nn.Module):
@@ -159,11 +164,19 @@ class Program(nn.Module):
         """Run the program on one input batch."""
         environment: dict[str, Any] = {self.input_name: x}
         for index, step in enumerate(self.steps):
-            args, kwargs = _decode(step["args"], environment), _decode(step["kwargs"], environment)
-            environment[step["name"]] = self._call(step, args, kwargs)
+            args, kwargs = decode(step["args"], environment), decode(step["kwargs"], environment)
+            try:
+                environment[step["name"]] = self._call(step, args, kwargs)
+            except PennyweightError:
+                raise
+            except _RAW_ERRORS as error:
+                raise ArtifactError(
+                    f"step {step['name']!r} ({step['op']} {step['target']!r}) cannot run on input of shape "
+                    f"{tuple(x.shape)}, {x.dtype}: {' '.join(str(error).split())[:200]}"
+                ) from error
             for name in self._last_use.get(index, ()):
                 del environment[name]
-        return _decode(self.output, environment)
+        return decode(self.output, environment)
 
     def _call(self, step: Step, args: Any, kwargs: Any) -> Any:
         if step["op"] == "module":
@@ -220,6 +233,10 @@ def check(input_name: str, steps: Any, output: Any, targets: Mapping[str, Any]) 
             raise ArtifactError(f"step {step['name']!r} calls unknown {step['op']} {step['target']!r}; {hint}")
         _check_encoding(step["args"])
         _check_encoding(step["kwargs"])
+        if not _is_call(step):
+            raise ArtifactError(
+                f"step {step['name']!r} has arguments that are no call: the file is damaged or not ours"
+            )
         missing = (references(step["args"]) | references(step["kwargs"])) - known
         if missing:
             raise ArtifactError(f"step {step['name']!r} reads {sorted(missing)}, which no earlier step makes")
@@ -227,6 +244,16 @@ def check(input_name: str, steps: Any, output: Any, targets: Mapping[str, Any]) 
     _check_encoding(output)
     if references(output) - known:
         raise ArtifactError(f"the output reads {sorted(references(output) - known)}, which no step makes")
+
+
+def _is_call(step: Step) -> bool:
+    """Arguments are a tuple, keywords a mapping, and a method has something to be called on."""
+    args, kwargs = step["args"], step["kwargs"]
+    if not isinstance(step["name"], str) or not isinstance(args, dict) or not isinstance(kwargs, dict):
+        return False
+    if not isinstance(args.get("tuple"), list) or not isinstance(kwargs.get("dict"), dict):
+        return False
+    return step["op"] != "method" or bool(args["tuple"] and isinstance(args["tuple"][0], dict))
 
 
 def _check_encoding(value: Any, depth: int = 0) -> None:

@@ -58,8 +58,9 @@ def bench(
         )
     for found in result.scenarios:
         value = "no figure" if found.value is None else f"{found.value:.6g} {found.unit}"
+        queries = "1 query" if found.query_count == 1 else f"{found.query_count} queries"
         verdict = "valid" if found.valid else f"INVALID: {'; '.join(found.reasons)}"
-        print(f"{found.scenario:<13} {value}  ({found.metric_name}, {found.query_count} queries, {verdict})")
+        print(f"{found.scenario:<13} {value}  ({found.metric_name}, {queries}, {verdict})")
     for warning in result.warnings:
         print(f"warning: {warning}")
     print("LoadGen measurement; not an MLCommons result.")

@@ -32,6 +32,14 @@ def mends_errors(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             complain(str(error))
             raise typer.Exit(USER_ERROR) from None
+        except BrokenPipeError:  # the reader had enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        except OSError as error:
+            if debugging():
+                raise
+            complain(f"{error.filename or 'the output'}: {error.strerror or error}")
+            raise typer.Exit(USER_ERROR) from None
         except KeyboardInterrupt:
             complain("interrupted", kind="")
             raise typer.Exit(INTERRUPTED) from None

@@ -56,7 +56,9 @@ def run(
     print_report(result.report)
     sys.stdout.flush()
     for arm, failure in result.failures.items():
-        complain(f"arm {arm!r}: {failure}")
+        complain(f"arm {arm!r} failed: {failure}")
+    for arm, layers in result.failed_layers.items():
+        complain(f"arm {arm!r} has layers where a method failed: {layers}")
     print(result.page)
-    if result.failures:
+    if result.failures or result.failed_layers:
         raise typer.Exit(PARTIAL_FAILURE)

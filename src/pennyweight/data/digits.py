@@ -9,6 +9,7 @@ import torch
 from pennyweight.data.dataset import ImageDataset
 from pennyweight.data.normalization import Normalization, normalization_constants
 from pennyweight.data.split import stratified_test_mask
+from pennyweight.errors import DataError
 
 NUM_TEST = 360
 
@@ -26,11 +27,18 @@ def load_digits(
     occur on both sides, as in the random splits usually made of this set.
 
     Args:
-        root: unused, since the set is embedded; every loader takes it.
+        root: None; every loader takes one, but this set is embedded.
+
+    Raises:
+        DataError: a root is given.
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
         data set 80, its test part, CC BY 4.0; see digits.LICENSE.md.
     """
+    if root is not None:
+        raise DataError(
+            f"data set 'digits' is embedded and takes no root, but {str(root)!r} was given: leave it out"
+        )
     source = resources.files("pennyweight.data") / "digits.npz"
     with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         cells, classes = arrays["images"], arrays["labels"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,13 +38,15 @@ class RunResult:
         folder: where everything lies.
         report: what was found.
         page: the report for people: report.html, or report.json where no page could be drawn.
-        failures: what went wrong, by arm, layers that a method had to leave included; empty when nothing did.
+        failures: what went wrong, by arm; empty when nothing did.
+        failed_layers: layers of finished arms where a method failed, in words, by arm.
     """
 
     folder: Path
     report: RunReport
     page: Path
     failures: Mapping[str, str]
+    failed_layers: Mapping[str, str]
 
 
 def run(
@@ -94,13 +97,19 @@ def run(
         started = now()
         runner = _Runner(recipe=resolved, folder=place, journal=journal, progress=progress, debug=debug)
         runner.run_all(plan)
-        command = " ".join(["pennyweight run", str(recipe), *(f"--set {json.dumps(s)}" for s in settings)])
+        elsewhere = [] if folder is None else [f"--folder {shlex.quote(str(folder))}"]
+        command = " ".join(["pennyweight run", str(recipe), *(f"--set {shlex.quote(s)}" for s in settings), *elsewhere])
         write_json(place.path / "run.json", _facts(resolved, command, started))
         _write_arms(plan, place, runner.failed)
         report = build_report(place.path)
         page = publish(report, place.path, journal)
-        failures = _layer_failures(plan, place) | arm_failures(plan, runner.failed)
-        return RunResult(folder=place.path, report=report, page=page, failures=failures)
+        return RunResult(
+            folder=place.path,
+            report=report,
+            page=page,
+            failures=arm_failures(plan, runner.failed),
+            failed_layers=_layer_failures(plan, place),
+        )
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -250,7 +259,7 @@ def _layer_failures(plan: Plan, folder: RunFolder) -> dict[str, str]:
             layers = failed_layers([done for step in steps if (done := folder.done(step)) is not None])
             if layers and name not in failures:
                 shown = "; ".join(f"{layer}: {reason}" for layer, reason in layers.items())
-                failures[name] = f"finished, but for (seed {seed}) {shown}"
+                failures[name] = f"{shown} (seed {seed})"
     return failures
 
 

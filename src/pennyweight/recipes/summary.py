@@ -213,7 +213,9 @@ def _comparison(
 
 
 def _size(size: Mapping[str, int]) -> SizeBreakdown:
-    return SizeBreakdown(codes=size["codes"], scales=size["scales"], other=size["parameters"] + size["manifest"])
+    return SizeBreakdown(
+        codes=size["codes"], scales=size["scales"], parameters=size["parameters"], other=size["manifest"]
+    )
 
 
 def _layer(row: Mapping[str, Any]) -> LayerRow:

@@ -28,7 +28,8 @@ def claim_box(
     Args:
         arm: as measured; None where it was not.
     """
-    limit = f"at most {margin_points:g} points of accuracy lost, fixed beforehand"
+    points = "point" if margin_points == 1 else "points"
+    limit = f"at most {margin_points:g} {points} of accuracy lost, fixed beforehand"
     setting = f"{setting}; {limit}" if setting else limit
     if arm is None or arm.comparison is None or arm.accuracy is None:
         measured = "no accuracy of both arms on the same samples"

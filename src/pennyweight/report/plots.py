@@ -133,6 +133,8 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
     ]
     if not curves:
         return None
+    names = _sharing(curves)
+    curves = [curve for curve in curves if curve[0].name in names]
     with house_style():
         fig, axes = figure()
         places = palette(report)
@@ -151,7 +153,7 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
             )
             if arm not in named:
                 named.append(arm)
-                lines.append((plain_text(arm.name, 24), line))
+                lines.append((names[arm.name], line))
         if len(curves) > len(lines):
             heading += "; one line a seed"
         values = [value for _, _, points in curves for _, value in points]
@@ -171,6 +173,18 @@ def _curves(report: RunReport, what: str, title: str, heading: str) -> str | Non
             for arm, seed, points in curves
         )
         return to_svg(fig, name=what, title=title, description=told)
+
+
+def _sharing(curves: list[tuple[ArmReport, int, list[tuple[int, Number]]]]) -> dict[str, str]:
+    """Arms to draw, and what to call their lines: those that share a training are one line with several names."""
+    by_arm: dict[str, list[list[tuple[int, Number]]]] = {}
+    for arm, _, points in curves:
+        by_arm.setdefault(arm.name, []).append(points)
+    names: dict[str, list[str]] = {}
+    for name, lines in by_arm.items():
+        first = next((other for other in names if by_arm[other] == lines), name)
+        names.setdefault(first, []).append(plain_text(name, 24))
+    return {first: plain_text(", ".join(shared), 48) for first, shared in names.items()}
 
 
 def _size_and_accuracy(arm: ArmReport) -> tuple[Number, Number] | None:

@@ -90,11 +90,13 @@ class SizeBreakdown:
     Args:
         codes: packed weights.
         scales: scales, zero points, thresholds and other numbers needed to decode or apply them.
+        parameters: weights, biases and whatever else stays in float.
         other: manifest and metadata.
     """
 
     codes: int
     scales: int
+    parameters: int
     other: int
 
 

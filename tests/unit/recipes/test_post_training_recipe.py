@@ -131,12 +131,13 @@ def test_a_unit_that_fails_is_named_and_left_at_eight_bits(tmp_path: Path, monke
 
     monkeypatch.setattr(AdaQuantSolver, "fit", fails_once)
     result = run_recipe(tmp_path / "run")
-    assert "linear2" in result.failures["tuned"]
-    assert "out of luck" in result.failures["tuned"]
+    assert not result.failures
+    assert "linear2" in result.failed_layers["tuned"]
+    assert "out of luck" in result.failed_layers["tuned"]
     tuned = next(arm for arm in result.report.arms if arm.name == "tuned")
     assert {layer.fqn: layer.bits for layer in tuned.layers}["linear2"] == 8
     assert any("out of luck" in note for note in tuned.notes)
-    assert "tuned" in run_recipe(tmp_path / "run").failures, "a second look at a finished run says so again"
+    assert "tuned" in run_recipe(tmp_path / "run").failed_layers, "a second look at a finished run says so again"
 
 
 def test_a_reference_that_has_learnt_nothing_is_refused(tmp_path: Path) -> None:

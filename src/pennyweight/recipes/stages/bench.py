@@ -2,13 +2,14 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from pennyweight.artifact import load
+from pennyweight.artifact import Artifact, load
 from pennyweight.bench.model import benchmark
-from pennyweight.errors import RecipeError
+from pennyweight.errors import ArtifactError, RecipeError
 from pennyweight.mlperf.settings import SCENARIOS, Scenario, loadgen
 from pennyweight.recipes.stages.accuracy import keep_correct
 from pennyweight.recipes.stages.base import Stage
@@ -57,7 +58,7 @@ class BenchStage(Stage):
     def run(self, work: Work) -> Record:
         """Measure."""
         result = benchmark(
-            work.model if work.artifact is None else load(work.artifact),
+            work.model if work.artifact is None else _loaded(work.artifact),
             work.data.test,
             scenarios=self.scenarios,
             duration_s=self.duration_s,
@@ -83,6 +84,13 @@ class BenchStage(Stage):
     def rehearse(self, work: Work) -> None:
         """LoadGen must be installed."""
         loadgen()
+
+
+def _loaded(path: Path) -> Artifact:
+    try:
+        return load(path)
+    except ArtifactError as error:
+        raise RecipeError(f"{error}; remove the folder {path.parent} and run again") from error
 
 
 def _tell(text: str) -> None:

@@ -116,7 +116,12 @@ class TrainStage(Stage):
         }
 
     def rehearse(self, work: Work) -> None:
-        """Distillation needs a float model that has learnt something."""
+        """Distillation needs a float model that has learnt something; a step needs that many samples."""
+        if work.images is None and self.regime.batch_size > len(work.data.train):
+            raise RecipeError(
+                f"batch_size is {self.regime.batch_size}, and {work.data.name!r} has {len(work.data.train)} samples to "
+                f"train on"
+            )
         if self.objective == DISTILLATION:
             _ = work.reference
 
