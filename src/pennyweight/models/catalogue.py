@@ -1,6 +1,5 @@
 """`create_model`: every model under one name."""
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 from torch import nn
 
 from pennyweight.errors import RecipeError, did_you_mean
+from pennyweight.models.builder import Builder, options_of
 from pennyweight.models.decoder import Decoder
+from pennyweight.models.external import FORMS, external_builder
 from pennyweight.models.mlp import MLP
 from pennyweight.models.resnet import CifarResNet
 from pennyweight.models.vgg import VGGSmall
@@ -31,28 +32,38 @@ def list_models() -> tuple[str, ...]:
     return tuple(sorted(_BUILDERS))
 
 
-def create_model(name: str, **options: Any) -> nn.Module:
-    """A float model with fresh weights; methods change it afterwards, `load_checkpoint` fills it.
-
-    Args:
-        name: one of `list_models()`.
-        options: those of the model's class; all take `seed`, image models `num_classes` and `input_shape` (C, H, W),
-            the decoder `vocab_size` and `max_length`.
+def model_builder(name: str) -> Builder:
+    """What is known of a model before it is made.
 
     Raises:
-        RecipeError: unknown name or option, or a value the model cannot have.
+        RecipeError: the name is unknown, or what it stands for is missing or broken.
+        MissingDependencyError: it is another package's model, and the package is not installed.
+    """
+    if (builder := external_builder(name)) is not None:
+        return builder
+    if name not in _BUILDERS:
+        raise RecipeError(f"unknown model {name!r}; {did_you_mean(name, _BUILDERS)}; or write {FORMS}")
+    make = _BUILDERS[name]
+    kind = make.func if isinstance(make, partial) else make
+    return Builder(name=name, make=make, options=options_of(kind, keyword_only=True)[0])
+
+
+def create_model(name: str, **options: Any) -> nn.Module:
+    """A float model, from the catalogue with fresh weights or from outside; methods change it afterwards.
+
+    Args:
+        name: one of `list_models()`; or "net.py:make_net", a function or class in a Python file, which is run; or
+            "net.pt2", a program of torch.export; or "timm:NAME" or "hf:NAME", where the package is installed.
+        options: those of the model's class or function; all but programs take `seed`, image models of the catalogue
+            `num_classes` and `input_shape` (C, H, W), the decoder `vocab_size` and `max_length`.
+
+    Raises:
+        RecipeError: unknown name or option, a value the model cannot have, or a file that cannot be used.
+        MissingDependencyError: the package of the model is not installed.
 
     Example:
         >>> model = create_model("mlp", hidden=(32,))
         >>> [name for name, _ in model.named_children()]
         ['flatten', 'linear1', 'bn1', 'relu1', 'linear2']
     """
-    if name not in _BUILDERS:
-        raise RecipeError(f"unknown model {name!r}; {did_you_mean(name, _BUILDERS)}")
-    builder = _BUILDERS[name]
-    parameters = inspect.signature(builder).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise RecipeError(f"model {name!r} has no option {option!r}; {did_you_mean(option, known)}")
-    return builder(**options)
+    return model_builder(name).build(options)

@@ -175,6 +175,13 @@ def show(value: Any) -> str:
     return "null" if value is None else f"{text} (a {kinds.get(type(value), type(value).__name__)})"
 
 
+def is_writable(value: Any) -> bool:
+    """Whether a recipe can write the value: null, booleans, numbers, words, and lists of them."""
+    if isinstance(value, list | tuple):
+        return all(is_writable(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 def to_plain(value: Any) -> Any:
     """A typed value as plain ones, all fields of dataclasses written out; `convert` turns it back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

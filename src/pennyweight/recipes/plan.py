@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pennyweight
+from pennyweight.models import model_identity
 from pennyweight.recipes.schema import Arm, ModelSpec, Recipe, data_to_plain
 from pennyweight.recipes.sources import file_digest, weights_file
 from pennyweight.recipes.stages import ExportStage, Stage, SynthesizeStage, TrainStage
@@ -73,13 +74,13 @@ class Step:
     def reference_trained(self) -> bool:
         """Whether the model had learnt something when it was last in float."""
         earlier = self.float_step.chain() if self.float_step else ()
-        return self.model.weights is not None or any(isinstance(step.stage, TrainStage) for step in earlier)
+        return self.model.has_learnt or any(isinstance(step.stage, TrainStage) for step in earlier)
 
     @property
     def trained(self) -> bool:
         """Whether the model has learnt something before this step."""
         earlier = self.chain()[:-1]
-        return self.model.weights is not None or any(isinstance(step.stage, TrainStage) for step in earlier)
+        return self.model.has_learnt or any(isinstance(step.stage, TrainStage) for step in earlier)
 
 
 Plan = Mapping[str, Mapping[int, tuple[Step, ...]]]
@@ -116,6 +117,7 @@ def _by_seed(arm: Arm, recipe: Recipe) -> dict[int, tuple[Step, ...]]:
         "pennyweight": pennyweight.__version__,
         "model": {
             **arm.model.to_plain(),
+            "name": model_identity(arm.model.name),
             "weights": None if weights is None else file_digest(weights_file(weights, recipe.data.root)),
         },
         "data": data,

@@ -41,8 +41,8 @@ def _rehearse_arm(arm: Arm, data: Data, seed: int) -> None:
                 data=data,
                 folder=Path(folder),
                 seed=seed,
-                trained=arm.model.weights is not None,
-                reference_trained=arm.model.weights is not None,
+                trained=arm.model.has_learnt,
+                reference_trained=arm.model.has_learnt,
                 calibration_limit=SAMPLES,
                 progress=False,
             )

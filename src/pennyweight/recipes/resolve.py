@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from pennyweight.data import ImageDataset, dataset_options
-from pennyweight.recipes.convert import Place, guarded
-from pennyweight.recipes.schema import ModelSpec, Recipe, model_options, parse_recipe, to_document_value
+from pennyweight.recipes.convert import Place, guarded, is_writable
+from pennyweight.recipes.schema import ModelSpec, Recipe, builder_of, parse_recipe, to_document_value
 from pennyweight.recipes.work import Data
 from pennyweight.recipes.yaml_reader import Document, plain_scalar
 
@@ -38,8 +38,11 @@ def _with_defaults(data: Data) -> Data:
 def _filled(model: ModelSpec, data: ImageDataset, place: Place) -> ModelSpec:
     """The data set decides sizes, the recipe's seed the weights; the rest are the model's defaults."""
     from_data = {"input_shape": data.shape, "num_classes": data.num_classes}
-    defaults = {name: default for name, (_, default) in model_options(model.name, place).items() if name != "seed"}
-    known = {name: value for name, value in from_data.items() if name in defaults}
+    options = builder_of(model.name, place).options
+    defaults = {
+        name: option.default for name, option in options.items() if name != "seed" and is_writable(option.default)
+    }
+    known = {name: value for name, value in from_data.items() if name in options}
     return dataclasses.replace(model, options={**defaults, **known, **model.options})
 
 

@@ -1,15 +1,16 @@
 """What a recipe is: a base (model, data, seeds) and named arms, each a list of stages."""
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any
 
 from pennyweight.data import dataset_option_types
 from pennyweight.errors import RecipeError, did_you_mean
-from pennyweight.models import create_model
+from pennyweight.models import holds_weights, located_model, model_builder
+from pennyweight.models.builder import Builder
 from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, show, to_plain
 from pennyweight.recipes.stages import STAGES, Stage
 from pennyweight.recipes.work import Data
@@ -26,18 +27,26 @@ class ModelSpec:
     """Which model, in float, an arm starts from.
 
     Args:
-        name: as `create_model` knows it.
-        weights: file of a float checkpoint, or None for fresh weights.
+        name: as `create_model` knows it; files by their absolute paths.
+        weights: file of a float checkpoint, or None for the weights it is made with.
         options: of the model; what is left out comes from the data set, the seed, or the model's defaults.
+        trained: whether a Python file makes it with weights that have learnt something.
     """
 
     name: str
     weights: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """As a recipe writes it: the options beside the name."""
-        return {"name": self.name, "weights": self.weights, **to_plain(self.options)}
+        trained = {"trained": True} if self.trained else {}
+        return {"name": self.name, "weights": self.weights, **trained, **to_plain(self.options)}
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the model knows something before any stage: from a checkpoint, a program, or as it is made."""
+        return self.trained or self.weights is not None or holds_weights(self.name, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,23 +236,28 @@ def _name_of(what: str, options: dict[str, Any], place: Place) -> str:
 
 def _model(value: Any, place: Place) -> ModelSpec:
     options = dict(as_mapping(value, place))
-    name = _name_of("model", options, place)
+    given = _name_of("model", options, place)
+    folder = Path(place.document.source).parent
+    name = guarded(lambda: located_model(given, (folder, Path.cwd())), place / "name")
     weights = convert(options.pop("weights", None), str | None, place / "weights")
-    known = model_options(name, place)
+    if weights is not None and (folder / weights).is_file():
+        weights = str((folder / weights).resolve())
+    trained = convert(options.pop("trained", False), bool, place / "trained")
+    if trained and ".py:" not in name:
+        raise (place / "trained").error("is for models of a Python file; what others know comes from 'weights'")
+    builder = builder_of(name, place)
     typed = {}
     for key, item in options.items():
-        if key not in known:
-            raise place.unknown(key, [*known, "name", "weights"])
-        typed[key] = convert(item, known[key][0], place / key)
-    return ModelSpec(name=name, weights=weights, options=typed)
+        if key not in builder.options and not builder.open_ended:
+            raise place.unknown(key, [*builder.options, "name", "weights", "trained"])
+        hint = builder.options[key].hint if key in builder.options else Any
+        typed[key] = convert(item, hint, place / key)
+    return ModelSpec(name=name, weights=weights, options=typed, trained=trained)
 
 
-def model_options(name: str, place: Place) -> dict[str, tuple[Any, Any]]:
-    """Type and default of each option of a model: the keyword arguments of its class."""
-    kind = type(guarded(lambda: create_model(name), place))
-    hints = get_type_hints(kind.__init__)
-    parameters = inspect.signature(kind).parameters.values()
-    return {p.name: (hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+def builder_of(name: str, place: Place) -> Builder:
+    """What is known of a model; what is wrong with its name or file becomes an error at this place."""
+    return guarded(lambda: model_builder(name), place)
 
 
 def _arm(name: str, value: Any, base_model: Mapping[str, Any], place: Place) -> Arm:

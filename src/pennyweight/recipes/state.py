@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pennyweight.errors import RecipeError
-from pennyweight.models import create_model, load_checkpoint
+from pennyweight.models import load_checkpoint, model_builder
 from pennyweight.recipes.folder import RunFolder
 from pennyweight.recipes.plan import Step
 from pennyweight.recipes.schema import ModelSpec
@@ -33,10 +33,12 @@ def fresh_model(spec: ModelSpec, data: Data, seed: int) -> nn.Module:
         RecipeError: the model cannot be built with its options.
         CheckpointError: the given weights are missing or do not fit.
     """
+    builder = model_builder(spec.name)
     options = dict(spec.options)
-    options.setdefault("seed", seed)
+    if "seed" in builder.options:  # a program has its weights already
+        options.setdefault("seed", seed)
     try:
-        model = create_model(spec.name, **options)
+        model = builder.build(options)
     except (RuntimeError, TypeError, MemoryError) as error:  # sizes beyond what torch or this machine can hold
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"model {spec.name!r} cannot be built with {options}: {reason}") from error
