@@ -185,6 +185,15 @@ def test_classes_are_what_was_asked_for(trained: nn.Module, digits: Any) -> None
     assert len(set(made.dataset.labels.tolist())) >= 6
 
 
+def test_the_class_term_does_not_end_a_batch_when_it_joins(trained: nn.Module, digits: Any) -> None:
+    """A heavy one keeps the divergence above what it was before, which is no reason to stop."""
+    settings = Synthesis(scheme="bns+inception", steps=300, batch_size=32, patience=50, class_weight=5.0)
+    history = pw.synthesize(trained, 32, like=digits, settings=settings).history[0]
+    joined = next(step for step, value in enumerate(history) if value < 0.05)
+    assert min(history[joined + 5 :]) > min(history[: joined + 5])
+    assert len(history) >= joined + 2 * 50
+
+
 def test_equal_seeds_give_equal_images(trained: nn.Module, digits: Any) -> None:
     one, two, other = (
         pw.synthesize(trained, 16, like=digits, settings=Synthesis(steps=5, batch_size=16, seed=seed)).dataset.images
@@ -279,6 +288,30 @@ def test_nearest_neighbours_are_the_nearest() -> None:
         apart = [float((queries[i] - image).square().mean().sqrt()) for image in images]
         assert int(index[i]) == min(range(70), key=apart.__getitem__)
         assert float(distance[i]) == pytest.approx(min(apart), rel=1e-5)
+
+
+def test_nearest_neighbours_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, images = draw(9, 40), draw(50, 40, seed=1)
+    images[33] = queries[4]
+    whole = nearest_neighbours(queries, images)
+    monkeypatch.setattr("pennyweight.methods.data_free.leak._BLOCK", 7)
+    parts = nearest_neighbours(queries, images)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+    assert (float(whole[0][4]), int(whole[1][4])) == (0.0, 33)
+
+
+def test_a_leak_that_pixels_hide_shows_in_features() -> None:
+    training, heldout = draw(200, 1, 8, 8), draw(800, 1, 8, 8, seed=1)
+    mirrored = training[:40].flip(3)
+    assert not check_leak(mirrored, training, heldout).leaks
+
+    def symmetric(images: Tensor) -> Tensor:
+        return images + images.flip(3)
+
+    found = check_leak(mirrored, training, heldout, features=symmetric)
+    assert found.leaks
+    assert found.nearest.tolist() == list(range(40))
 
 
 def test_copied_training_images_are_called_a_leak() -> None:

@@ -49,7 +49,7 @@ class Synthesis:
         class_weight: of the cross-entropy beside the divergence.
         smoothness: weight of the squared distance to the blurred image.
         jitter: pixels by which images are shifted at random in each step, and flipped.
-        patience: steps after which a batch is done if the divergence fell by less than 1 % in them; 0 never stops.
+        patience: steps after which a batch is done if what is minimised fell by less than 1 % in them; 0 never stops.
         seed: of everything random.
     """
 
@@ -194,6 +194,7 @@ class _Work:
         optimizer = torch.optim.Adam([x], lr=settings.lr)
         seen: Seen = {}
         with_classes = settings.scheme == "inception"
+        minimised: list[float] = []
         frozen = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -208,7 +209,9 @@ class _Work:
                     loss = x.new_zeros(())
                     if self.statistics:
                         loss = batch_divergence(self.model, self.statistics, seen)
-                        with_classes |= settings.scheme == "bns+inception" and float(loss.detach()) < _SETTLED
+                        if settings.scheme == "bns+inception" and not with_classes and float(loss.detach()) < _SETTLED:
+                            with_classes = True
+                            minimised.clear()  # its values from here on have another term
                     noted = loss
                     if with_classes:
                         weight = settings.class_weight if self.statistics else 1.0
@@ -225,8 +228,9 @@ class _Work:
                     with torch.no_grad():
                         x.copy_(x.clamp(low, high))
                     history.append(float(noted.detach()))
+                    minimised.append(float(loss.detach()))
                     self._say(index, step, history[-1])
-                    if _no_longer_falls(history, settings.patience):
+                    if _no_longer_falls(minimised, settings.patience):
                         break
         finally:
             for parameter in frozen:
@@ -270,11 +274,11 @@ def _blurred(x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), square, groups=x.shape[1])
 
 
-def _no_longer_falls(history: list[float], patience: int) -> bool:
+def _no_longer_falls(values: list[float], patience: int) -> bool:
     """Whether the best of the last steps is not 1 % below the best before them."""
-    if patience == 0 or len(history) < 2 * patience:
+    if patience == 0 or len(values) < 2 * patience:
         return False
-    return min(history[-patience:]) > 0.99 * min(history[:-patience])
+    return min(values[-patience:]) > 0.99 * min(values[:-patience])
 
 
 class _Batches:
