@@ -36,9 +36,7 @@ def load_digits(
         data set 80, its test part, CC BY 4.0; see digits.LICENSE.md.
     """
     if root is not None:
-        raise DataError(
-            f"data set 'digits' is embedded and takes no root, but {str(root)!r} was given: leave it out"
-        )
+        raise DataError(f"data set 'digits' is embedded and takes no root, but {str(root)!r} was given: leave it out")
     source = resources.files("pennyweight.data") / "digits.npz"
     with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         cells, classes = arrays["images"], arrays["labels"]
