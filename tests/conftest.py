@@ -1,6 +1,7 @@
 """Shared test set-up: types and shapes of signatures are checked, threads pinned, real data found or skipped."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from jaxtyping import config, install_import_hook
 _hook = install_import_hook("pennyweight", "type_checker.checked")
 
 torch.set_num_threads(1)
+
+# Shells start background jobs with Ctrl-C ignored, which children would inherit: the tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
