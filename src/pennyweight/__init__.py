@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pennyweight.artifact import Artifact, export, load
+    from pennyweight.artifact.onnx import export_onnx
     from pennyweight.bench.model import benchmark
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
@@ -64,6 +65,7 @@ _HOMES = {
     "create_model": "pennyweight.models",
     "evaluate": "pennyweight.training",
     "export": "pennyweight.artifact",
+    "export_onnx": "pennyweight.artifact.onnx",
     "list_models": "pennyweight.models",
     "load": "pennyweight.artifact",
     "load_dataset": "pennyweight.data",
@@ -102,6 +104,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "export_onnx",
     "list_models",
     "load",
     "load_dataset",

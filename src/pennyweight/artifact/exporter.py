@@ -49,10 +49,10 @@ def export(
         'float32 executed'
     """
     path = Path(path)
-    frozen = copy.deepcopy(model).cpu().eval()
+    frozen = modules.named_throughout(copy.deepcopy(model).cpu().eval())
     input_name, steps, output = program.capture(frozen)
     named = dict(frozen.named_modules())
-    _require_products(named, steps)
+    require_exportable(named, steps)
     specs: dict[str, modules.Spec] = {}
     tensors: dict[str, Tensor] = {}
     for target in dict.fromkeys(step["target"] for step in steps if step["op"] == "module"):
@@ -86,10 +86,16 @@ def _tied(module: nn.Module, other: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight is getattr(other, "weight", None)
 
 
-def _require_products(named: Mapping[str, nn.Module], steps: list[program.Step]) -> None:
-    """Tracing sees a product written `a @ b` as the operator, past its quantizers: better no file than a wrong one."""
+def require_exportable(named: Mapping[str, nn.Module], steps: list[program.Step]) -> None:
+    """Refuse what a program of steps would compute otherwise than the model: better no file than a wrong one."""
     called = {step["target"] for step in steps if step["op"] == "module"}
     for fqn, module in named.items():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ArtifactError(
+                f"{fqn!r} is a batch norm without running statistics, whose outputs depend on the rest of the batch: "
+                f"train it with track_running_stats=True"
+            )
+        # Tracing sees a product written `a @ b` as the operator, past its quantizers.
         if type(module) in PRODUCTS.values() and fqn not in called:
             raise ArtifactError(
                 f"the quantized product {fqn!r} is not in the traced model: write it as torch.matmul(a, b) or "

@@ -48,6 +48,16 @@ def write(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
     }
     header = json.dumps({"manifest": full, "digest": _manifest_digest(full)}, sort_keys=True)
     data = safetensors.torch.save(dict(tensors), metadata={_HEADER_KEY: header})
+    replace_file(path, data)
+    return full
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file atomically: it is whole under its name, or what stood there before is untouched.
+
+    Raises:
+        ArtifactError: the folder cannot be written or the disk is full.
+    """
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +74,6 @@ def write(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]
         raise ArtifactError(
             f"cannot write {path} ({len(data)} bytes): {error.strerror or error}; free space or choose another folder"
         ) from error
-    return full
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

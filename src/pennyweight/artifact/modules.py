@@ -75,6 +75,8 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "silu": (nn.SiLU, ()),
     "softmax": (nn.Softmax, ("dim",)),
     "tanh": (nn.Tanh, ()),
+    "zero_pad1d": (nn.ZeroPad1d, ("padding",)),
+    "zero_pad2d": (nn.ZeroPad2d, ("padding",)),
     **{name: (product, ()) for name, product in PRODUCTS.items()},
 }
 _FLOATS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
@@ -90,12 +92,16 @@ _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
 _KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}
 
 
-def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
-    """A module as plain data and named tensors.
+def named_throughout(model: nn.Module) -> nn.Module:
+    """The model, or a bare layer in a container: steps call modules by name, and a lone layer has none."""
+    return nn.Sequential(model) if _WRITTEN_AS.get(type(model), type(model)) in _KINDS else model
+
+
+def kind_of(fqn: str, module: nn.Module) -> str:
+    """The module's name in the tables.
 
     Raises:
-        ArtifactError: its kind is in neither table, or a slot holds something an artifact cannot express.
-        NumericsError: one of its tensors is not finite.
+        ArtifactError: it is in neither.
     """
     kind = _KINDS.get(_WRITTEN_AS.get(type(module), type(module)))
     if kind is None:
@@ -103,6 +109,17 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
             f"module {fqn!r} is a {type(module).__name__}, which an artifact cannot hold; it can hold "
             f"{', '.join(sorted(_KINDS.values()))}, and any module made of these whose forward can be traced"
         )
+    return kind
+
+
+def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
+    """A module as plain data and named tensors.
+
+    Raises:
+        ArtifactError: its kind is in neither table, or a slot holds something an artifact cannot express.
+        NumericsError: one of its tensors is not finite.
+    """
+    kind = kind_of(fqn, module)
     for name, tensor in module.state_dict().items():
         require_finite(tensor, f"{fqn}.{name}")
     _, attributes = (WEIGHTED | PLAIN)[kind]
@@ -117,7 +134,7 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
         if isinstance(module.bias, Tensor):
             tensors[f"{fqn}.bias"] = module.bias.detach()
     assert isinstance(module.weight, Tensor)
-    weight_content, input_content = _contents(fqn, module)
+    weight_content, input_content = contents(fqn, module)
     spec["weight"], stored = _encode_weight(weight_content, module.weight.detach())
     tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
     if input_content is not None:
@@ -185,7 +202,7 @@ def unplain(value: Any) -> Any:
     return tuple(unplain(item) for item in value["tuple"]) if isinstance(value, dict) else value
 
 
-def _contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotContent | None]:
+def contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotContent | None]:
     """The quantizers of weight and input; gradient slots play no part in inference."""
     if not isinstance(module, GemmModule | SlottedEmbedding):
         return None, None

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from pennyweight.artifact import Artifact
-from pennyweight.bench.backends import TorchBackend
+from pennyweight.artifact.onnx import OnnxExport
+from pennyweight.bench.backends import OnnxRuntimeBackend, TorchBackend
 from pennyweight.bench.paired import Paired, compare, exact_interval
 from pennyweight.data import ImageDataset
 from pennyweight.errors import BenchmarkError
@@ -29,7 +30,7 @@ from pennyweight.mlperf import (
 from pennyweight.mlperf.settings import SCENARIOS
 from pennyweight.numerics.measure import machine, versions
 
-Candidate = nn.Module | Artifact | Backend
+Candidate = nn.Module | Artifact | OnnxExport | Backend
 EXCLUDED = ("model loading and warm-up", "preprocessing of the samples (resizing, normalisation)")
 # A load this far above the benchmark's own threads means that something else was using the machine.
 _STRANGE_LOAD = 1.0
@@ -43,7 +44,7 @@ class BenchmarkResult:
         name: of the backend.
         numerics: formats, and what is executed and what simulated.
         threads: it computed with.
-        size_bytes: of the artifact on disk; None for a model that is none.
+        size_bytes: of the file on disk; None for a model that has none.
         accuracy: share of right answers.
         accuracy_low: Clopper and Pearson's exact 95 % interval; `accuracy_high` likewise.
         n: samples.
@@ -117,7 +118,7 @@ def benchmark(
     normalised beforehand, untimed.
 
     Args:
-        candidate: a module, an artifact, or a backend of one's own.
+        candidate: a module, an artifact, an exported .onnx file, or a backend of one's own.
         data: test set.
         reference: what to compare with on the same samples, usually the float model; a result of an earlier call on
             the same data saves measuring it again.
@@ -160,12 +161,13 @@ def benchmark(
         results.append(run_performance(backend, library, settings, folder=_sub(logs, one)))
     overhead = _overhead(library, seed) if "SingleStream" in chosen else None
     load_after = _load()
+    sized = backend if isinstance(backend, OnnxRuntimeBackend) else candidate
     low, high = exact_interval(int(answered.correct.sum()), len(library))
     return BenchmarkResult(
         name=backend.name,
         numerics=backend.numerics,
         threads=backend.threads,
-        size_bytes=candidate.size_bytes if isinstance(candidate, Artifact) else None,
+        size_bytes=sized.size_bytes if isinstance(sized, Artifact | OnnxRuntimeBackend) else None,
         accuracy=answered.accuracy,
         accuracy_low=low,
         accuracy_high=high,
@@ -190,6 +192,8 @@ def as_backend(candidate: Candidate, *, threads: int, name: str | None = None) -
         return TorchBackend(
             candidate.model(), name=name or candidate.name, numerics=candidate.numerics, threads=threads
         )
+    if isinstance(candidate, OnnxExport):
+        return OnnxRuntimeBackend(candidate.path, name=name, threads=threads)
     if isinstance(candidate, nn.Module):
         label = name or type(candidate).__name__
         return TorchBackend(candidate, name=label, numerics="eager module, as built", threads=threads)

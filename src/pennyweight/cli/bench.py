@@ -1,4 +1,4 @@
-"""`pennyweight bench`: one artifact through LoadGen."""
+"""`pennyweight bench`: one packed artifact or .onnx file through LoadGen."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import typer
 
 
 def bench(
-    artifact: Annotated[Path, typer.Argument(help="A packed artifact (.pw).")],
+    artifact: Annotated[Path, typer.Argument(help="A packed artifact (.pw), or an .onnx file.")],
     data: Annotated[str, typer.Option("--data", help="Data set whose test split is used.")] = "digits",
     root: Annotated[Path | None, typer.Option("--root", help="Folder of the data sets.")] = None,
     scenario: Annotated[
@@ -18,11 +18,10 @@ def bench(
     duration_s: Annotated[float, typer.Option("--duration-s", min=0.001, help="Least seconds a scenario.")] = 2.0,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Samples a call in Offline.")] = 256,
     threads: Annotated[int, typer.Option("--threads", min=1, help="The model computes with.")] = 1,
-    reference: Annotated[Path | None, typer.Option("--reference", help="Artifact to compare accuracy with.")] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="File to compare accuracy with.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
-    """Measure accuracy, latency and throughput of one artifact."""
-    from pennyweight.artifact import load
+    """Measure accuracy, latency and throughput of one artifact or .onnx file."""
     from pennyweight.bench.model import benchmark
     from pennyweight.recipes.convert import Place, build
     from pennyweight.recipes.stages.bench import BenchStage
@@ -34,9 +33,9 @@ def bench(
         given["scenarios"] = list(scenario)
     settings = build(BenchStage, given, Place(Document(given, {}, "bench")))
     result = benchmark(
-        load(artifact),
+        _candidate(artifact, threads),
         Data(name=data, root=None if root is None else str(root)).test,
-        reference=None if reference is None else load(reference),
+        reference=None if reference is None else _candidate(reference, threads),
         scenarios=settings.scenarios,
         duration_s=settings.duration_s,
         max_batch=settings.max_batch,
@@ -64,3 +63,10 @@ def bench(
     for warning in result.warnings:
         print(f"warning: {warning}")
     print("LoadGen measurement; not an MLCommons result.")
+
+
+def _candidate(path: Path, threads: int) -> Any:
+    from pennyweight.artifact import load
+    from pennyweight.bench.backends import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, threads=threads) if path.suffix == ".onnx" else load(path)

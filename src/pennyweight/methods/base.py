@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from pennyweight.errors import MethodError
 from pennyweight.nn.calling import Batch
 from pennyweight.nn.surgery import match
+from pennyweight.nn.wrappers import require_bare
 
 Batches = Iterable[Batch]
 """Calibration data: batches of model inputs, alone, first in a tuple, or by name; labels are never looked at."""
+
+QUANTIZING = frozenset({"gemm.weight.quantize", "gemm.input.quantize", "attention"})
+"""The slots whose filling puts values on a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,8 @@ def apply_(
         What was done: one record, or a list of them for a sequence.
 
     Raises:
-        MethodError: nothing matches, data or reference is missing, or two methods collide.
+        MethodError: nothing matches, data or reference is missing, two methods collide, or the model is compiled,
+            wrapped, without weights or not in float32.
 
     Example:
         >>> import pennyweight as pw
@@ -190,6 +196,7 @@ def apply_(
         >>> len(applied.changed) > 0
         True
     """
+    require_bare(model)
     methods = [method] if isinstance(method, Method) else list(method)
     held: dict[tuple[str, str], str] = {}
     for record in applications(model):
@@ -207,6 +214,7 @@ def apply_(
                 f"then apply_(model, {type(one).__name__}(...), reference=copy)"
             )
         planned.append(one.claims(model))
+        _require_float32(model, planned[-1])
         _claim(held, planned[-1], type(one).__name__)
     if data is not None and len(methods) > 1 and not isinstance(data, Sequence):
         data = list(data)  # a generator would be spent after the first method
@@ -220,6 +228,17 @@ def apply_(
         model.__dict__["_pennyweight_applied"] = (*applications(model), applied)
         records.append(applied)
     return records[0] if isinstance(method, Method) else records
+
+
+def _require_float32(model: nn.Module, claims: Mapping[str, frozenset[str]]) -> None:
+    """What is quantized has to be in float32: the sums of codes in half precision would not be exact."""
+    for fqn in (fqn for fqn, slots in claims.items() if slots & QUANTIZING):
+        for parameter in model.get_submodule(fqn).parameters():
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise MethodError(
+                    f"layer {fqn!r} is in {parameter.dtype}: quantize the float32 model, model.float(), and convert "
+                    f"afterwards"
+                )
 
 
 def _claim(held: dict[tuple[str, str], str], claims: Mapping[str, frozenset[str]], name: str) -> None:

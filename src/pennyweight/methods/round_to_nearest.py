@@ -11,11 +11,11 @@ from pennyweight.methods.allocation.allocation import BitAllocation
 from pennyweight.methods.allocation.choose import choose_
 from pennyweight.methods.allocation.states import state_of
 from pennyweight.methods.base import Applied, Context, Method, Paper
-from pennyweight.methods.calibration import heavy_tailed, observe_inputs
+from pennyweight.methods.calibration import first_samples, heavy_tailed, observe_inputs
 from pennyweight.methods.reconstruction.gathering import gathered
 from pennyweight.methods.reconstruction.student import Student, formats_of
 from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
-from pennyweight.nn.calling import take_samples
+from pennyweight.nn.calling import Batch, take_samples
 from pennyweight.nn.embedding import as_slotted
 from pennyweight.nn.execution import execution_of
 from pennyweight.nn.folding import fold_batchnorm_
@@ -112,11 +112,14 @@ class RoundToNearest(Method):
         for fqn, layer in layers.items():
             self._check(fqn, layer)
         inputs: dict[str, Tensor] = {}
+        example: Batch | None = None  # by which batch norms are found where the model cannot be traced
         if self.activations is not None:
             assert context.data is not None
+            batches = first_samples(context.data, self.max_samples)
+            example = take_samples(batches[0], slice(2))
             watched = [fqn for fqn, layer in layers.items() if not isinstance(layer, nn.Embedding)]
-            inputs = observe_inputs(model, watched, context.data, self.max_samples)
-        folded = fold_batchnorm_(model) if self.fold_batchnorm else []
+            inputs = observe_inputs(model, watched, batches, self.max_samples)
+        folded = fold_batchnorm_(model, example) if self.fold_batchnorm else []
         swaps = {fqn: as_slotted(m) if isinstance(m, nn.Embedding) else as_gemm(m) for fqn, m in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
         weights, activations = self._formats()

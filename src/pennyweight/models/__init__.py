@@ -5,6 +5,7 @@ from pennyweight.models.checkpoint import load_checkpoint
 from pennyweight.models.decoder import Decoder, generate
 from pennyweight.models.external import holds_weights, located_model, model_identity
 from pennyweight.models.mlp import MLP
+from pennyweight.models.mobilenet import MobileNetV2
 from pennyweight.models.resnet import CifarResNet
 from pennyweight.models.vgg import VGGSmall
 from pennyweight.models.vision_transformer import VisionTransformer
@@ -13,6 +14,7 @@ __all__ = [
     "MLP",
     "CifarResNet",
     "Decoder",
+    "MobileNetV2",
     "VGGSmall",
     "VisionTransformer",
     "create_model",

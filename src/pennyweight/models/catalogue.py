@@ -11,6 +11,7 @@ from pennyweight.models.builder import Builder, options_of
 from pennyweight.models.decoder import Decoder
 from pennyweight.models.external import FORMS, external_builder
 from pennyweight.models.mlp import MLP
+from pennyweight.models.mobilenet import MobileNetV2
 from pennyweight.models.resnet import CifarResNet
 from pennyweight.models.vgg import VGGSmall
 from pennyweight.models.vision_transformer import VisionTransformer
@@ -18,6 +19,7 @@ from pennyweight.models.vision_transformer import VisionTransformer
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "decoder": Decoder,
     "mlp": MLP,
+    "mobilenet-v2": MobileNetV2,
     "resnet20": partial(CifarResNet, 20),
     "resnet32": partial(CifarResNet, 32),
     "resnet44": partial(CifarResNet, 44),

@@ -149,6 +149,7 @@ def _module(path: Path, digest: str) -> types.ModuleType:
     """The file, run once for each content it has."""
     module = types.ModuleType(f"pennyweight_model_{digest}")
     module.__file__ = str(path)
+    module.__package__ = ""  # so that a relative import is an error at once, and no warning before
     sys.modules[module.__name__] = module  # where dataclasses and pickle look their classes' names up
     try:
         with _imports_from(path):

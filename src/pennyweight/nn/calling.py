@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pennyweight.errors import MethodError
+from pennyweight.errors import MethodError, PennyweightError
+from pennyweight.nn.refusal import refusal
 
 Batch = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 """One batch of model inputs, samples along the first dimension."""
@@ -48,12 +49,21 @@ def take_samples(batch: Batch, chosen: slice | Tensor) -> Tensor | dict[str, Ten
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
-    """Whatever the model returns for the batch, moved to the model's device first."""
+    """Whatever the model returns for the batch, moved to the model's device first.
+
+    Raises:
+        MethodError: the model cannot be called with such a batch.
+    """
     x = inputs_of(batch)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if isinstance(x, Tensor):
-        return model(x.to(device))
-    return model(**{name: value.to(device) for name, value in x.items()})
+    try:
+        if isinstance(x, Tensor):
+            return model(x.to(device))
+        return model(**{name: value.to(device) for name, value in x.items()})
+    except (PennyweightError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what torch raises for a wrong dtype or shape
+        raise MethodError(refusal(model, x, error)) from error
 
 
 def output_tensor(output: Any) -> Tensor:
@@ -65,7 +75,8 @@ def output_tensor(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     for name in ("logits", "last_hidden_state"):
-        if isinstance(found := getattr(output, name, None), Tensor):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
             return found
     if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         return output[0]

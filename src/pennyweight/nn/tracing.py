@@ -25,5 +25,6 @@ def trace(model: nn.Module) -> fx.Graph:
         reason = " ".join(str(error).split())[:200]
         raise MethodError(
             f"{type(model).__name__} cannot be traced ({reason}): its forward function branches on tensor values or "
-            f"sizes; move the branch into a module of its own or write it with torch functions"
+            f"sizes, or returns an object; move the branch into a module of its own or write it with torch functions, "
+            f"and return tensors"
         ) from error

@@ -33,6 +33,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def require_bare(model: nn.Module) -> None:
+    """Hold a model to what can be changed in place.
+
+    Raises:
+        MethodError: it, or a part of it, is compiled or wrapped for several devices, or has no weights yet.
+    """
+    for name, module in model.named_modules():
+        place = f"module {name!r}" if name else "the model"
+        inside = f"model.{name}" if name else "model"
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            raise MethodError(
+                f"{place} is compiled by torch.compile, whose code would not follow: apply methods to what is inside, "
+                f"{inside}._orig_mod, and compile the result"
+            )
+        if module._compiled_call_impl is not None:
+            raise MethodError(
+                f"{place} is compiled, and the compiled code would not follow: apply methods before compile()"
+            )
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise MethodError(
+                f"{place} is wrapped in {type(module).__name__}: apply methods to what is inside, {inside}.module, and "
+                f"wrap the result"
+            )
+    if lazy := lazy_modules(model):
+        raise MethodError(f"module {lazy[0]!r} has no weights yet: run the model once on a batch first")
+
+
 def lazy_modules(model: nn.Module) -> list[str]:
     """Names of modules whose weights wait for a first batch."""
     return [

@@ -52,6 +52,12 @@ class Step:
         return last if last is not None and isinstance(last.stage, ExportStage) else None
 
     @property
+    def writes_onnx(self) -> bool:
+        """Whether that export writes an .onnx file too."""
+        export = None if self.artifact is None else self.artifact.stage
+        return isinstance(export, ExportStage) and export.onnx is not None
+
+    @property
     def images(self) -> "Step | None":
         """The nearest step before that synthesized images."""
         return next((s for s in reversed(self.chain()[:-1]) if isinstance(s.stage, SynthesizeStage)), None)

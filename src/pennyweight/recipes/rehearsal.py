@@ -5,8 +5,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pennyweight.errors import PennyweightError, RecipeError
+from pennyweight.nn.modes import in_mode
+from pennyweight.nn.refusal import refusal
 from pennyweight.recipes.schema import Arm, Recipe
 from pennyweight.recipes.stages import Stage, TrainStage
 from pennyweight.recipes.state import fresh_model
@@ -58,6 +61,7 @@ def _rehearse_arm(arm: Arm, data: Data, seed: int) -> None:
                     work.trained = work.reference_trained = True
                 where = f"arm {arm.name!r}, after stage {index} ({stage.kind})"
                 if stage.changes_model:
+                    work.onnx = False
                     _check_fit(work)
     except PennyweightError as error:
         raise RecipeError(f"{where}: {error}") from error
@@ -72,23 +76,27 @@ def _note_reference(work: Work, stage: Stage) -> None:
 
 
 def _check_fit(work: Work) -> None:
-    """The model takes the data's images and gives a value a class."""
+    """The model takes the data's images and gives a value a class.
+
+    Raises:
+        RecipeError: it does not; whatever a model of the user's own raises is told in a line.
+    """
     data = work.data.train
     images = work.calibration[0][:2]
     model = work.model
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
     try:
-        with torch.no_grad():
-            outputs = model.eval()(images.to(device))
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, PennyweightError):
-            raise
+        with torch.no_grad(), in_mode(model, training=False):
+            outputs = model(images.to(device))
+    except PennyweightError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"images of data set {data.name!r} do not fit: {refusal(model, images, error)}") from error
+    if not isinstance(outputs, Tensor):
         raise RecipeError(
-            f"the model refuses images of data set {data.name!r}, shape {data.shape}: {' '.join(str(error).split())}"
-        ) from error
-    finally:
-        model.train(training)
+            f"the model returns a {type(outputs).__name__}: recipes train and measure classifiers of images, whose "
+            f"forward returns the tensor of logits alone"
+        )
     if tuple(outputs.shape) != (len(images), data.num_classes):
         raise RecipeError(
             f"the model gives outputs of shape {tuple(outputs.shape)} for {len(images)} images of {data.name!r}, which "

@@ -192,6 +192,7 @@ class _Runner:
             trained=step.trained,
             reference_trained=step.reference_trained,
             artifact=None if export is None else self.folder.stage(export) / ARTIFACT,
+            onnx=step.before is not None and step.before.writes_onnx,
             images=None if step.images is None else self.folder.stage(step.images) / IMAGES,
             progress=self.progress,
         )

@@ -112,6 +112,7 @@ class Work:
         trained: whether the model has learnt anything, from a train stage or from given weights.
         reference_trained: the same of the float model.
         artifact: what the nearest export before wrote; None where there is none, or the model was changed since.
+        onnx: whether that export wrote an .onnx file beside it.
         images: what the nearest synthesize stage before wrote; None where there is none.
         calibration_limit: samples methods may see at most; None for all.
         progress: whether to show bars.
@@ -125,6 +126,7 @@ class Work:
     trained: bool = False
     reference_trained: bool = False
     artifact: Path | None = None
+    onnx: bool = False
     images: Path | None = None
     calibration_limit: int | None = None
     progress: bool = True

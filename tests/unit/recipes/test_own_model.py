@@ -141,6 +141,47 @@ def test_refused_with_the_place(recipe: Path, model: str, error: str) -> None:
         resolve(read_yaml(recipe))
 
 
+ODD = """\
+import torch
+from torch import nn
+import pennyweight as pw
+
+class Odd(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.linear, self.kind = nn.Linear(64, 10), kind
+    def forward(self, x):
+        y = self.linear(x.flatten(1))
+        return {"dict": lambda: {"logits": y}, "two": lambda: (y, x), "key": lambda: {}["a"]}[self.kind]()
+
+def half():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half()
+
+def text():
+    return pw.create_model("decoder", vocab_size=16, width=8, heads=2, depth=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        ("name: 'odd.py:Odd', kind: dict", "returns a dict: .*classifiers of images.* the tensor of logits alone"),
+        ("name: 'odd.py:Odd', kind: two", "the model returns a tuple: recipes train and measure"),
+        ("name: 'odd.py:Odd', kind: key", "images of data set 'digits' do not fit: .*KeyError: 'a'"),
+        ("name: 'odd.py:half'", r"do not fit: .*it is in torch\.float16: convert the model or the inputs"),
+        ("name: 'odd.py:text'", "do not fit: .*it has an embedding, 'embedding', as models of text have"),
+        ("name: decoder", "do not fit: .*it has an embedding, 'embedding', as models of text have"),
+    ],
+)
+def test_a_model_that_recipes_cannot_train_is_refused_before_the_first_step(
+    recipe: Path, model: str, error: str
+) -> None:
+    (recipe.parent / "odd.py").write_text(ODD, encoding="utf-8")
+    recipe.write_text(RECIPE.replace('name: "net.py:make_net", width: 6', model), encoding="utf-8")
+    with pytest.raises(RecipeError, match=f"arm 'float': .*{error}"):
+        rehearse(resolve(read_yaml(recipe)))
+
+
 def test_a_model_that_comes_trained_is_measured_and_compared_with(recipe: Path, tmp_path: Path) -> None:
     text = RECIPE[: RECIPE.index("arms:")].replace("width: 6", "width: 6, trained: true")
     text += "arms: {float: [export], w4: [apply: [RoundToNearest: {weights: int4}, BiasCorrection: {}]]}\n"

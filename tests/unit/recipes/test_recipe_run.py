@@ -323,7 +323,7 @@ def test_several_seeds(recipe: Path, tmp_path: Path) -> None:
         ("apply: BNN", "apply: [BNN, {RoundToNearest: {}}]", "both want"),
         ("[16]", "[16], num_classes: 3", "digits.* has 10 classes"),
         ("[16]", "[1000000000000]", "arm 'float': model 'mlp' cannot be built with .*hidden"),
-        ("[16]", "[16], input_shape: [1, 9, 9]", "refuses images of data set 'digits'"),
+        ("[16]", "[16], input_shape: [1, 9, 9]", "images of data set 'digits' do not fit: the model refuses"),
         (
             "[16]",
             "[16], weights: missing.safetensors",

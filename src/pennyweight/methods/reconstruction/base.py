@@ -136,6 +136,7 @@ class LayerwiseQuantization(Method):
         layers = match(model, self.include, self.exclude, self.targets)
         for fqn, layer in layers.items():
             check_layer(fqn, layer, self.granularity)
+            check_not_shared(fqn, layer, model)
         inputs = gathered(context.data, 2 if context.rehearsal else self.max_samples)
         example = take_samples(inputs, slice(2))
         execution = execution_of(model, example)
@@ -179,18 +180,28 @@ def check_layer(fqn: str, layer: nn.Module, granularity: str) -> None:
     """What would go wrong with a layer goes wrong here, before the model is changed.
 
     Raises:
-        MethodError: the layer is not in float32, or its weight has no groups.
+        MethodError: its weight has no groups.
         NumericsError: the weight is not finite.
     """
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if weight.dtype != torch.float32:
-        raise MethodError(
-            f"layer {fqn!r} is in {weight.dtype}: quantize the float32 model, model.float(), and convert afterwards"
-        )
     require_finite(weight, f"weight of layer {fqn!r}")
     if isinstance(parse_granularity(granularity), PerGroup) and weight.dim() != 2:
         raise MethodError(f"granularity={granularity!r} is for Linear layers; {fqn!r} is a {type(layer).__name__}")
+
+
+def check_not_shared(fqn: str, layer: nn.Module, model: nn.Module) -> None:
+    """Fitting a weight must not move what another module reads.
+
+    Raises:
+        MethodError: another module has the layer's weight too, as tables of tokens and last layers do.
+    """
+    for name, other in model.named_modules():
+        if other is not layer and any(value is layer.weight for value in other._parameters.values()):
+            raise MethodError(
+                f"layer {fqn!r} shares its weight with {name!r}, which fitting it would change unseen: "
+                f"exclude=({fqn!r},), or take RoundToNearest, which moves no weight"
+            )
 
 
 class _Fitting:

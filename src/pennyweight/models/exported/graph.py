@@ -1,4 +1,4 @@
-"""`build_module`: an archive's graph as a `torch.fx.GraphModule` over torch's layers, with the model's own names."""
+"""`build_module`: an archive's graph as a module that calls torch's layers, with the model's own names."""
 
 import operator
 from collections.abc import Mapping
@@ -10,7 +10,9 @@ from torch import Tensor, fx, nn
 from pennyweight.errors import RecipeError
 from pennyweight.models.exported.archive import DTYPES, Archive
 from pennyweight.models.exported.layers import LayerCall, Lifted, layer_call
+from pennyweight.models.exported.module import ExportedModule
 from pennyweight.models.exported.operators import CHECKS, DROPOUTS, aten_name, call_of
+from pennyweight.models.exported.state import changes_state, require_no_state_change
 
 _FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 _PLAIN = frozenset({"as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_bools", "as_string"})
@@ -37,36 +39,41 @@ class _Builder:
         self._tensors = archive.tensors
         self._nodes: list[Mapping[str, Any]] = archive.graph["nodes"]
         self._shapes: Mapping[str, Any] = archive.graph["tensor_values"]
-        self._inputs, self._lifted = _inputs(archive)
+        self._inputs, self._lifted, self._persistent = _inputs(archive)
         self._constants = _constants(archive.signature)
         self._outputs = _outputs(archive)
         self._graph = fx.Graph()
-        self._root = nn.Module()
-        self._values: dict[str, Any] = {}
+        self._root = ExportedModule()
+        self._values: dict[str, Any] = {}  # of inputs and calls, by the program's names
+        self._held: dict[str, fx.Node] = {}  # loose parameters, buffers and constants, by the model's names
 
     def build(self) -> nn.Module:
         """The module."""
         calls = {index: call for index, node in enumerate(self._nodes) if (call := self._layer(node)) is not None}
-        if not any(isinstance(t, nn.Parameter) and t.dim() >= 2 for c in calls.values() for t in self._own(c)):
-            raise RecipeError(
-                "it has no linear or convolutional layer or embedding: export the model with torch.export.export, and "
-                "do not decompose or quantize it before saving"
-            )
+        require_no_state_change(self._nodes, self._lifted)
         names = self._names(calls)
-        made = {key: (names[key], call) for call in calls.values() if (key := call.key)}
-        for name, call in sorted(made.values(), key=lambda item: item[0].count(".")):
+        made = {names[index]: call for index, call in calls.items()}
+        for name, call in sorted(made.items(), key=lambda item: item[0].count(".")):
             self._place(name, call.make(self._tensors))
         for name in self._inputs:
             self._values[name] = self._graph.placeholder(name)
         for index, node in enumerate(self._nodes):
             if (call := calls.get(index)) is not None:
                 x = self._node_of(call.x)
-                self._put(node, self._graph.call_module(names[call.key], (x,)))
+                self._put(node, self._graph.call_module(names[index], (x,)))
             else:
                 self._call(node)
+        # Only now: what the program should not call has been named before.
+        if not any(isinstance(t, nn.Parameter) and t.dim() >= 2 for c in calls.values() for t in self._own(c)):
+            raise RecipeError(
+                "it has no linear or convolutional layer or embedding: export the model with torch.export.export, and "
+                "do not decompose or quantize it before saving"
+            )
+        self._place_unread(calls)
         results = [self._node_of(self._argument(value)) for value in self._outputs]
         self._graph.output(results[0] if len(results) == 1 else tuple(results))
-        return fx.GraphModule(self._root, self._graph, class_name="ExportedModule").eval()
+        self._root.graph = self._graph
+        return self._root.eval()
 
     def _own(self, call: LayerCall) -> list[Tensor]:
         return [self._tensors[lifted.fqn] for _, lifted in call.tensors if lifted is not None]
@@ -76,22 +83,35 @@ class _Builder:
         given = {entry["name"]: self._argument(entry["arg"], names_only=True) for entry in node["inputs"]}
         return layer_call(name, given, self._tensors, lambda value: len(self._shapes[value.name]["sizes"]))
 
-    def _names(self, calls: Mapping[int, LayerCall]) -> dict[Any, str]:
-        """A name for each layer: that of its weight, or where another kind of layer has it, of its module."""
-        names: dict[Any, str] = {}
+    def _names(self, calls: Mapping[int, LayerCall]) -> dict[int, str]:
+        """Names of the calls' layers: calls of one layer in one module have one name, and others never the same."""
+        names: dict[int, str] = {}
+        taken: dict[str, Any] = {}
         for index, call in calls.items():
-            if call.key in names:
-                continue
-            options = [call.fqn, _module_name(self._nodes[index]), call.kind.__name__.lower()]
-            taken = set(names.values())
-            free = [name for name in options if name and name not in taken]
-            names[call.key] = free[0] if free else f"{options[0]}_{index}"
+            # A tied weight has one name in the program and several in the model, of which the module called has one.
+            module = _module_name(self._nodes[index])
+            owners = [name.rpartition(".")[0] for name in self._aliases(call)]
+            options = [name for name in (module if module in owners else "", call.fqn, *owners, module) if name]
+            options += [call.kind.__name__.lower(), f"{call.kind.__name__.lower()}_{index}"]
+            names[index] = next(name for name in options if taken.setdefault(name, call.key) == call.key)
         return names
+
+    def _aliases(self, call: LayerCall) -> list[str]:
+        """All names the model has for the layer's first tensor."""
+        first = self._tensors[next(lifted.fqn for _, lifted in call.tensors if lifted is not None)]
+        return [name for name in self._persistent if self._tensors[name] is first]
+
+    def _place_unread(self, calls: Mapping[int, LayerCall]) -> None:
+        """Weights that the program never reads, or reads by another name, so that state dicts have the model's keys."""
+        read = {lifted.fqn for call in calls.values() for _, lifted in call.tensors if lifted is not None}
+        for name in self._persistent:
+            if name not in read and name not in self._held:
+                self._place(name, self._tensors[name])
 
     def _place(self, name: str, value: nn.Module | Tensor) -> None:
         """Put a module, parameter or buffer where its name says; what stands there already is the same one."""
         *path, last = name.split(".")
-        owner = self._root
+        owner: nn.Module = self._root
         for part in path:
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
@@ -102,7 +122,7 @@ class _Builder:
             if isinstance(value, nn.Parameter):
                 owner.register_parameter(last, value)
             else:
-                owner.register_buffer(last, value)
+                owner.register_buffer(last, value, persistent=name in self._persistent)
 
     def _call(self, node: Mapping[str, Any]) -> None:
         name = aten_name(node["target"])
@@ -171,11 +191,11 @@ class _Builder:
         if isinstance(value, _Named):
             return self._constants[value.name] if value.name in self._constants else self._values[value.name]
         if isinstance(value, Lifted):
-            if value.fqn not in self._values:
+            if value.fqn not in self._held:
                 self._place(value.fqn, self._tensors[value.fqn])
                 with self._graph.inserting_before(next(iter(self._graph.nodes))):
-                    self._values[value.fqn] = self._graph.get_attr(value.fqn)
-            return self._values[value.fqn]
+                    self._held[value.fqn] = self._graph.get_attr(value.fqn)
+            return self._held[value.fqn]
         return [self._node_of(item) for item in value] if isinstance(value, list) else value
 
 
@@ -198,15 +218,18 @@ def _module_name(node: Mapping[str, Any]) -> str:
     return path[0] if path and all(part.isidentifier() or part.isdigit() for part in path[0].split(".")) else ""
 
 
-def _inputs(archive: Archive) -> tuple[list[str], dict[str, str]]:
-    """Names of the user's inputs, and what the other inputs hold."""
+def _inputs(archive: Archive) -> tuple[list[str], dict[str, str], list[str]]:
+    """Names of the user's inputs, what the other inputs hold, and which of that a state dict has."""
     user: list[str] = []
     lifted: dict[str, str] = {}
+    persistent: list[str] = []
     fields = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     for spec in archive.signature["input_specs"]:
         ((kind, content),) = spec.items()
         if kind in fields:
-            lifted[content["arg"]["name"]] = content[fields[kind]]
+            name = lifted[content["arg"]["name"]] = content[fields[kind]]
+            if kind == "parameter" or content.get("persistent"):
+                persistent.append(name)
         elif kind == "user_input":
             if "as_tensor" not in content["arg"]:
                 raise RecipeError("one of its inputs is no tensor: export the model with tensors alone")
@@ -220,7 +243,7 @@ def _inputs(archive: Archive) -> tuple[list[str], dict[str, str]]:
                 f"its batch is fixed: input {name!r} has {sizes[0]['as_int'] if sizes else 'no'} samples; export with "
                 f"dynamic_shapes={{{name!r}: {{0: torch.export.Dim('batch')}}}}"
             )
-    return user, lifted
+    return user, lifted, persistent
 
 
 def _constants(signature: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,10 +253,9 @@ def _constants(signature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(archive: Archive) -> list[Mapping[str, Any]]:
-    kinds = {kind for spec in archive.signature["output_specs"] for kind in spec}
-    if kinds - {"user_output"}:
-        raise RecipeError(
-            f"its forward changes state ({', '.join(sorted(kinds - {'user_output'}))}): export model.eval()"
-        )
+    for spec in archive.signature["output_specs"]:
+        ((kind, content),) = spec.items()
+        if kind != "user_output":
+            raise changes_state(content.get("buffer_name", kind))
     outputs: list[Mapping[str, Any]] = archive.graph["outputs"]
     return outputs

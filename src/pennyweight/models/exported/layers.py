@@ -41,7 +41,8 @@ class LayerCall:
     def fqn(self) -> str:
         """The layer's name as its tensors have it; "" where it has none."""
         first = next(lifted.fqn for _, lifted in self.tensors if lifted is not None)
-        return first.rpartition(".")[0] if first.endswith((".weight", ".running_mean")) else first
+        owner, _, last = first.rpartition(".")
+        return owner if last in ("weight", "running_mean") else first
 
     def make(self, tensors: Mapping[str, Tensor]) -> nn.Module:
         """The layer, with the archive's own tensors."""

@@ -132,15 +132,18 @@ def call_of(target: str, args: list[Any], kwargs: dict[str, Any]) -> Call:
         return "call_method", _METHODS[name], tuple(args), {}
     if name in _FUNCTIONS:
         return "call_function", _FUNCTIONS[name], tuple(args), kwargs
-    return _reordered(name, args, kwargs) or ("call_function", _operator(name), tuple(args), kwargs)
-
-
-def _operator(name: str) -> Any:
-    base, overload = name.split(".")
-    found = getattr(getattr(torch.ops.aten, base, None), overload, None)
-    if not isinstance(found, torch._ops.OpOverload):
+    if (call := _reordered(name, args, kwargs)) is not None:
+        return call
+    if (found := operator_of(name)) is None:
         raise RecipeError(f"it calls aten's operator {name!r}, which torch {torch.__version__} does not have")
-    return found
+    return "call_function", found, tuple(args), kwargs
+
+
+def operator_of(name: str) -> torch._ops.OpOverload | None:
+    """The operator of that name and overload; None where torch has none."""
+    base, _, overload = name.partition(".")
+    found = getattr(getattr(torch.ops.aten, base, None), overload, None) if overload else None
+    return found if isinstance(found, torch._ops.OpOverload) else None
 
 
 def _reordered(name: str, args: list[Any], kwargs: dict[str, Any]) -> Call | None:

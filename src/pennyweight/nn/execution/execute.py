@@ -13,6 +13,7 @@ from pennyweight.nn.execution.finders import flow_by_export, flow_by_fx, flow_by
 from pennyweight.nn.execution.flow import Flow
 from pennyweight.nn.execution.kinds import LAYERS
 from pennyweight.nn.modes import in_mode
+from pennyweight.nn.wrappers import lazy_modules
 
 Level = Literal["export", "fx", "hooks"]
 _LOST = {
@@ -85,8 +86,7 @@ def execution_of(model: nn.Module, batch: Batch, *, level: Level | Literal["auto
     Raises:
         MethodError: the model has lazily made or no weighted layers, or the level asked for does not work.
     """
-    lazy = [name for name, m in model.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)]
-    if lazy:
+    if lazy := lazy_modules(model):
         raise MethodError(f"module {lazy[0]!r} has no weights yet: run the model once on a batch first")
     with in_mode(model, training=False):
         sizes = _sizes(model, batch)

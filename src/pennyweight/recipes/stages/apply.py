@@ -11,6 +11,7 @@ from torch import nn
 import pennyweight.methods
 from pennyweight.errors import did_you_mean
 from pennyweight.methods import Applied, Method, applications, apply_
+from pennyweight.methods.base import QUANTIZING
 from pennyweight.nn.slots.formats import integer_formats, set_integer_formats_
 from pennyweight.recipes.convert import Place, build, show
 from pennyweight.recipes.files import read_json, write_json
@@ -33,7 +34,6 @@ PARTS = "parts"
 """Folder of what long methods have finished, until the stage is done."""
 APPLIED = "applied.json"
 """What was done and which formats came of it: with it the structure is built again without the work."""
-_QUANTIZING = frozenset({"gemm.weight.quantize", "gemm.input.quantize", "attention"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class ApplyStage(Stage):
 
     def quantizes(self) -> bool:
         """Whether a method puts weights, inputs or attention on a grid."""
-        return any(method.touches & _QUANTIZING for method in self.methods)
+        return any(method.touches & QUANTIZING for method in self.methods)
 
     def run(self, work: Work) -> Record:
         """Apply, and measure on the test split where the model has learnt something before."""

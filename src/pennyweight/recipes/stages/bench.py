@@ -3,16 +3,18 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pennyweight.artifact import Artifact, load
-from pennyweight.bench.model import benchmark
+from pennyweight.bench.backends import OnnxRuntimeBackend
+from pennyweight.bench.model import Candidate, benchmark
 from pennyweight.errors import ArtifactError, RecipeError
 from pennyweight.mlperf.settings import SCENARIOS, Scenario, loadgen
 from pennyweight.recipes.stages.accuracy import keep_correct
 from pennyweight.recipes.stages.base import Stage
+from pennyweight.recipes.stages.export import ONNX
 from pennyweight.recipes.work import Record, Work
 
 
@@ -25,6 +27,8 @@ class BenchStage(Stage):
         duration_s: least time of each, above 0, at most a day.
         max_batch: samples a call in Offline, 1 to 2^20.
         threads: the model computes with, 1 to 1024.
+        runtime: what executes the model: "packed", the artifact with our kernels, or "onnx", the .onnx file that the
+            nearest export before wrote.
         every_seed: measure each seed's net; by default only the first seed's, since speed does not depend on it.
     """
 
@@ -36,6 +40,7 @@ class BenchStage(Stage):
     duration_s: float = 2.0
     max_batch: int = 256
     threads: int = 1
+    runtime: Literal["packed", "onnx"] = "packed"
     every_seed: bool = False
 
     def __post_init__(self) -> None:
@@ -58,7 +63,7 @@ class BenchStage(Stage):
     def run(self, work: Work) -> Record:
         """Measure."""
         result = benchmark(
-            work.model if work.artifact is None else _loaded(work.artifact),
+            self._candidate(work),
             work.data.test,
             scenarios=self.scenarios,
             duration_s=self.duration_s,
@@ -73,6 +78,7 @@ class BenchStage(Stage):
         del measured["predictions"]  # kept beside, as bytes
         return {
             "benchmark": measured,
+            "runtime": self.runtime,
             "accuracy": {
                 "value": result.accuracy,
                 "low": result.accuracy_low,
@@ -81,14 +87,32 @@ class BenchStage(Stage):
             },
         }
 
+    def _candidate(self, work: Work) -> Candidate:
+        if self.runtime == "onnx":
+            assert work.artifact is not None
+            return _onnx(work.artifact.with_name(ONNX), self.threads)
+        return work.model if work.artifact is None else _loaded(work.artifact)
+
     def rehearse(self, work: Work) -> None:
-        """LoadGen must be installed."""
+        """LoadGen must be installed, and an .onnx file be there where it is asked for."""
         loadgen()
+        if self.runtime == "onnx" and not work.onnx:
+            raise RecipeError(
+                "runtime is onnx, but no export before it writes an .onnx file of this model: write "
+                "`export: {onnx: speed}`, or leave runtime out"
+            )
 
 
 def _loaded(path: Path) -> Artifact:
     try:
         return load(path)
+    except ArtifactError as error:
+        raise RecipeError(f"{error}; remove the folder {path.parent} and run again") from error
+
+
+def _onnx(path: Path, threads: int) -> OnnxRuntimeBackend:
+    try:
+        return OnnxRuntimeBackend(path, threads=threads)
     except ArtifactError as error:
         raise RecipeError(f"{error}; remove the folder {path.parent} and run again") from error
 
