@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 import pennyweight as pw
-from cells import BudgetSpentError, Cells
+from cells import RUNS, BudgetSpentError, Cells
 from pennyweight.data import ImageDataset, batch_at
 from pennyweight.methods import Method
 from pennyweight.methods.data_free import bns_divergence, check_leak
@@ -278,7 +278,7 @@ def datafree(bench: Bench, cells: Cells) -> Rows:
     """Sources of images by what is done with them; the same number of images from each."""
     rows: Rows = []
     reference = bench.net()
-    n, folder = bench.images(128), Path(tempfile.gettempdir()) / "pennyweight-datafree"
+    n, folder = bench.images(128), RUNS / "datafree"
     for seed in bench.some(range(3)):
         for source in bench.some(["bns", "bns+inception", "inception", "gaussian", "real"]):
             made: list[ImageDataset] = []
