@@ -93,8 +93,8 @@ def test_for_speed_every_layer_of_a_residual_net_is_an_integer_kernel(tmp_path: 
     fast = export_onnx(model, tmp_path / "fast.onnx", example_input=x[:2], samples=x)
     found = kinds(fast.path, tmp_path)
     assert found.count("QLinearConv") == 19
-    assert found.count("QLinearAdd") == 8  # the ninth sum goes into the pooling, which is in float
-    assert not {"Conv", "FusedConv", "BatchNormalization"} & set(found)
+    assert found.count("QLinearAdd") == 9
+    assert not {"Conv", "FusedConv", "Add", "Relu", "BatchNormalization", "GlobalAveragePool"} & set(found)
     exact = export_onnx(model, tmp_path / "exact.onnx", example_input=x[:2], samples=x, deploy="exact")
     assert kinds(exact.path, tmp_path).count("QLinearConv") < 19
     assert exact.changed.max_difference < fast.changed.max_difference
@@ -105,6 +105,14 @@ def test_zeros_around_an_image_become_the_convolutions_own(tmp_path: Path) -> No
     found = kinds(export_onnx(model, tmp_path / "net.onnx", example_input=x[:2], samples=x).path, tmp_path)
     assert "Pad" not in found
     assert found.count("QLinearConv") == 52
+
+
+def test_what_a_net_returns_stays_in_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Tanh()).eval()
+    pw.apply_(model, pw.RoundToNearest(weights="int7", activations="uint8"), data=[IMAGES])
+    made = export_onnx(model[:3].eval(), tmp_path / "net.onnx", example_input=IMAGES[:2], samples=IMAGES)
+    assert made.changed.max_difference < 1e-3 * made.changed.largest
 
 
 def test_size_halves_the_bytes_of_small_codes(tmp_path: Path) -> None:

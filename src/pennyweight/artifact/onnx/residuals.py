@@ -1,8 +1,8 @@
-"""Eight-bit outputs of convolutions: what a runtime needs to stay in integers where the module is in float32.
+"""Eight-bit outputs of convolutions and sums: what a runtime needs to stay in integers where the module is in float32.
 
-A runtime executes a convolution on codes only when codes come out of it. Where a convolution's output goes into a sum,
-as in residual nets, the module hands on float32. Here such outputs get codes of their own, by steps put into the
-program; so that what the file computes can also be computed, and measured, without the runtime.
+A runtime executes a convolution on codes only when codes come out of it. Where a convolution's output goes into a sum
+or a mean, as in residual nets, the module hands on float32. Here such values get codes of their own, by steps put into
+the program; so that what the file computes can also be computed, and measured, without the runtime.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,17 @@ _MOST_VALUES = 1 << 18
 _MONOTONE = frozenset(
     {"identity", "dropout", "relu", "relu6", "max_pool1d", "max_pool2d", "hardtanh", "zero_pad1d", "zero_pad2d"}
 )
+_ACTIVATIONS = frozenset({"identity", "dropout", "relu", "relu6", "hardtanh"})
+_SUMS = ("add", "torch.add")
 
 
 def quantize_residuals(
     input_name: str, steps: list[Step], output: Any, modules: Mapping[str, nn.Module], samples: Tensor
 ) -> tuple[list[Step], Any, dict[str, nn.Module]]:
-    """The program with 8-bit outputs of its quantized convolutions where they are not read as codes already.
+    """The program with 8-bit outputs of its quantized convolutions and their sums, where not read as codes already.
 
-    What is added to such an output is taken in the codes it is read in elsewhere, where those have 8 bits.
+    What is added to such an output is taken in the codes it is read in elsewhere, where those have 8 bits. What the
+    model returns stays in float.
 
     Args:
         samples: inputs from which the ranges of the outputs are taken.
@@ -41,9 +44,9 @@ def quantize_residuals(
     """
     flow = _Flow(steps, modules)
     for step in steps:
-        if step["op"] == "function" and step["target"] in ("add", "torch.add"):
+        if step["op"] == "function" and step["target"] in _SUMS:
             flow.share_codes(step)
-    rest = [step["name"] for step in steps if flow.is_integer_convolution(step) and not flow.read_in_one_code(step)]
+    rest = flow.not_read_as_codes()
     for name, values in _observe(input_name, steps, output, modules, samples, rest).items():
         low, high = estimate_range(values, PerTensor(), _EIGHT_BITS, estimator="mse")
         flow.codes[name] = IntegerInput(affine_parameters(low, high, _EIGHT_BITS, PerTensor(), symmetric=False))
@@ -82,6 +85,31 @@ class _Flow:
             return False
         return self._input_codes(step) is not None and module.slots.weight.quantizer is not None
 
+    def not_read_as_codes(self) -> list[str]:
+        """Outputs of integer convolutions and of sums of such, past their activations, that nobody reads as codes."""
+        names = [
+            self._past_activation(step["name"])
+            for step in self.steps
+            if (self.is_integer_convolution(step) or self._is_sum_of_convolutions(step))
+            and not self.read_in_one_code(step)
+        ]
+        return [name for name in dict.fromkeys(names) if name not in self.codes and self._readers.get(name)]
+
+    def _is_sum_of_convolutions(self, step: Step) -> bool:
+        if step["op"] != "function" or step["target"] not in _SUMS:
+            return False
+        makers = [self._makers.get(self._source(name)) for name in references(step["args"])]
+        return any(maker is not None and self.is_integer_convolution(maker) for maker in makers)
+
+    def _past_activation(self, name: str) -> str:
+        """The value behind the activation that alone reads another: codes of positive values are finer there."""
+        while len(readers := self._readers.get(name, [])) == 1:
+            module = self._module(readers[0])
+            if module is None or kind_of(readers[0]["target"], module) not in _ACTIVATIONS:
+                break
+            name = readers[0]["name"]
+        return name
+
     def read_in_one_code(self, step: Step) -> bool:
         """Whether all who read a step's result read the same codes, past what keeps the order of values."""
         found = self._codes_read(step["name"])
@@ -102,10 +130,9 @@ class _Flow:
 
     def share_codes(self, addition: Step) -> None:
         """Let what is added to a convolution's output be read in the codes a layer reads it in."""
-        sources = [self._source(name) for name in sorted(references(addition["args"]))]
-        if not any((maker := self._makers.get(name)) and self.is_integer_convolution(maker) for name in sources):
+        if not self._is_sum_of_convolutions(addition):
             return
-        for name in sources:
+        for name in sorted(self._source(name) for name in references(addition["args"])):
             for step in self._readers.get(name, []):
                 codes = self._input_codes(step)
                 if codes is not None and codes.format.bits == 8:
