@@ -164,6 +164,16 @@ def _row(net: Net, name: str, accuracy: Any, values: dict[tuple[str, str], list[
     return row | {"n": len(values[name, "Offline"])}
 
 
+def headlines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One line a net and scenario, of the file for speed."""
+    for row in rows:
+        if row["candidate"] == "ours speed":
+            suffix = "" if row["net"] == "resnet20" else f"_{row['net'].replace('-', '_')}"
+            for scenario, name in (("SingleStream", ""), ("Offline", "_offline")):
+                value, spread = row[f"{scenario}_speedup"], row[f"{scenario}_spread"]
+                yield headline(f"int8_ort_speedup{name}{suffix}", value, "x", row["n"], spread, "onnxruntime_float")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and repeats, under a minute")
@@ -184,12 +194,8 @@ def main() -> None:
             print(f"{row['net']:13s} {row['candidate']:15s} {accuracy:>8s} {size!s:>9s} {shown}", flush=True)
     if options.save:
         print(f"saved {save_rows('onnxruntime_int8', rows).name}")
-    for row in rows:
-        if row["candidate"] == "ours speed":
-            suffix = "" if row["net"] == "resnet20" else f"_{row['net'].replace('-', '_')}"
-            for scenario, name in (("SingleStream", ""), ("Offline", "_offline")):
-                value, spread = row[f"{scenario}_speedup"], row[f"{scenario}_spread"]
-                print(headline(f"int8_ort_speedup{name}{suffix}", value, "x", row["n"], spread, "onnxruntime_float"))
+    for line in headlines(rows):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Post-training compression on CIFAR-10 with the public ResNets (and MobileNetV2 on the ImageNet sample): every table.
+"""Post-training compression of the public CIFAR-10 ResNets, and of MobileNetV2: every table.
 
 Parts, each resumable cell by cell (runs/cells), each a CSV under results/ with --save:
 
@@ -10,6 +10,8 @@ Parts, each resumable cell by cell (runs/cells), each a CSV under results/ with 
     similarity   the divergence of train, test, shifted, other-domain and noise images, by two networks
     mixed        the integer programme against uniform formats and 50 random plans of equal bytes, by test accuracy
     pipelines    the light and the advanced recipe: time and accuracy
+    mobilenet    MobileNetV2 on photographs: activations at 8 and 6 bits, W4A8, a mixed plan; peak memory
+    runtime      8-bit nets in ONNX Runtime against float, through LoadGen (`onnxruntime_int8.py` alone does the same)
 
 Margins were fixed before the figures: W8A8 within 0.3 points of float, W4A4 (first and last layer 8 bits) within 1
 point after AdaQuant and tuning, data-free within 0.5 points of real calibration data at W4A4, light under 60 s and
@@ -35,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import onnxruntime_int8
 import pennyweight as pw
 from cells import RUNS, BudgetSpentError, Cells
 from pennyweight.data import ImageDataset, batch_at
@@ -44,6 +47,7 @@ from pennyweight.models import load_checkpoint
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.report import judge
 from pennyweight.training import Distillation
+from post_training_mobilenet import LIMIT_GB, mobilenet
 from reporting import headline, save_rows
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
@@ -500,6 +504,18 @@ def pipelines(bench: Bench, cells: Cells) -> Rows:
     return rows
 
 
+def runtime(bench: Bench, cells: Cells) -> Rows:
+    """Eight bits executed: the rows of `onnxruntime_int8`, net by net."""
+    rows: Rows = []
+    for net in onnxruntime_int8.nets(bench.root, bench.quick):
+
+        def run(net: onnxruntime_int8.Net = net) -> Mapping[str, Any]:
+            return {"rows": onnxruntime_int8.measured(net, bench.quick)}
+
+        rows += cells.get({"net": net.name}, run)["rows"]
+    return rows
+
+
 PARTS: dict[str, Callable[[Bench, Cells], Rows]] = {
     "accuracy": accuracy,
     "pipelines": pipelines,
@@ -509,6 +525,8 @@ PARTS: dict[str, Callable[[Bench, Cells], Rows]] = {
     "mixed": mixed,
     "solvers": solvers,
     "qat": qat,
+    "mobilenet": mobilenet,
+    "runtime": runtime,
 }
 
 
@@ -589,6 +607,16 @@ def conclude(found: Mapping[str, Rows]) -> None:
                 "best_random",
             )
         )
+    if rows := found.get("mobilenet"):
+        for row in rows[1:]:
+            print(
+                f"mobilenet {row['pipeline']}: {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] points, "
+                f"n = {row['n']}, {row['bytes'] / 1e6:.2f} MB of weights"
+            )
+        peak = max(row["peak_rss_gb"] for row in rows)
+        print(headline("mobilenet_peak_rss_gb", peak, "GB", len(rows), 0.0, f"limit_{LIMIT_GB:g}_gb"))
+    for line in onnxruntime_int8.headlines(found.get("runtime", [])):
+        print(line)
     if rows := found.get("similarity"):
         for net in dict.fromkeys(row["net"] for row in rows):
             values = [row["divergence"] for row in rows if row["net"] == net]
