@@ -610,8 +610,8 @@ def conclude(found: Mapping[str, Rows]) -> None:
     if rows := found.get("mobilenet"):
         for row in rows[1:]:
             print(
-                f"mobilenet {row['pipeline']}: {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] points, "
-                f"n = {row['n']}, {row['bytes'] / 1e6:.2f} MB of weights"
+                f"mobilenet {row['pipeline']}: {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] "
+                f"points, n = {row['n']}, {row['bytes'] / 1e6:.2f} MB of weights"
             )
         peak = max(row["peak_rss_gb"] for row in rows)
         print(headline("mobilenet_peak_rss_gb", peak, "GB", len(rows), 0.0, f"limit_{LIMIT_GB:g}_gb"))
