@@ -95,6 +95,7 @@ def _arm(
     benchmark = measured["benchmark"] if measured else None
     notes = [f"failed: {error}"] if error else []
     notes += [f"layer {layer} failed: {reason}" for layer, reason in failed_layers(first).items()]
+    notes += [_samples_note(one["metrics"]) for one in _records(first) if "units_short_of_samples" in one["metrics"]]
     notes += benchmark["warnings"] if benchmark else []
     notes += [_onnx_note(stage["record"]["onnx"]) for stage in first if "onnx" in stage["record"]]
     notes += [_synthesis_note(stage["record"]["synthesized"]) for stage in first if "synthesized" in stage["record"]]
@@ -317,12 +318,21 @@ def _synthesis_note(found: Mapping[str, Any]) -> str:
 
 def failed_layers(stages: Stages) -> dict[str, str]:
     """Layers of an arm where a method failed, with the reason."""
-    return {
-        name: reason
-        for stage in stages
-        for method in stage["record"].get("methods", ())
-        for name, reason in method["failed"].items()
-    }
+    return {name: reason for method in _records(stages) for name, reason in method["failed"].items()}
+
+
+def _records(stages: Stages) -> list[Mapping[str, Any]]:
+    """What the methods of all stages did."""
+    return [method for stage in stages for method in stage["record"].get("methods", ())]
+
+
+def _samples_note(metrics: Mapping[str, Any]) -> str:
+    units = metrics["units_short_of_samples"]
+    return (
+        f"{units} unit{'s' if units > 1 else ''} had more weights to fit than equations: {metrics['samples']} samples "
+        f"were given, {metrics['samples_needed_by']} needs {metrics['samples_needed']}; such fits may not carry over "
+        f"to other data"
+    )
 
 
 def _curve(seed: int, stages: Stages) -> list[CurvePoint]:

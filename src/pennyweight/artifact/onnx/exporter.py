@@ -73,11 +73,11 @@ def export_onnx(
         example_input: a batch, samples along the first dimension.
         deploy: "speed" stores all weights as int8, which ONNX Runtime multiplies as integers, and gives outputs of
             convolutions that go into sums or means, and these sums, 8-bit codes, with ranges from `samples`: without
-            them a runtime executes these convolutions in float. In a residual net that is another net, whose accuracy must be measured:
-            `OnnxExport.computed` is that net, `changed` how far it is from the model. "exact" stores int8 too but
-            leaves sums in float32, as the module has them; residual nets are then slower than in float. "size" is
-            "exact" with weights of at most 4 bits stored as int4: half the bytes, but convolutions then run in float,
-            slower than with float weights (only MatMul has kernels for 4 bits).
+            them a runtime executes these convolutions in float. In a residual net that is another net, whose accuracy
+            must be measured: `OnnxExport.computed` is that net, `changed` how far it is from the model. "exact" stores
+            int8 too but leaves sums in float32, as the module has them; residual nets are then slower than in float.
+            "size" is "exact" with weights of at most 4 bits stored as int4: half the bytes, but convolutions then run
+            in float, slower than with float weights (only MatMul has kernels for 4 bits).
         samples: inputs, some hundred, for ranges and for the check; None for the example.
         opset: of the ONNX operators, 21 to 23.
         verify: check that ONNX Runtime and `computed` agree on the samples.

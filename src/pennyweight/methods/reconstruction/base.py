@@ -18,12 +18,13 @@ from pennyweight.methods.allocation.states import LayerState, state_of
 from pennyweight.methods.base import Applied, Context, Method
 from pennyweight.methods.reconstruction.gathering import Gathering, Inputs, gathered
 from pennyweight.methods.reconstruction.journal import UnitJournal, fingerprint
+from pennyweight.methods.reconstruction.min_samples import min_samples
 from pennyweight.methods.reconstruction.samples import CacheKind, SomeSamples, UnitSamples
 from pennyweight.methods.reconstruction.solver import FitRecord, Solver
 from pennyweight.methods.reconstruction.student import Student, formats_of
 from pennyweight.methods.reconstruction.unit import Unit, UnitKind, UnitPlan, plan_units
 from pennyweight.methods.rounding import Ranges, integer_format
-from pennyweight.nn.calling import take_samples
+from pennyweight.nn.calling import num_samples, take_samples
 from pennyweight.nn.execution import Execution, execution_of
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import WEIGHTED
@@ -142,10 +143,13 @@ class LayerwiseQuantization(Method):
         execution = execution_of(model, example)
         chosen = [layer.fqn for layer in execution.layers if layer.fqn in layers]
         candidates = self.candidates(execution, chosen)
+        needed = min_samples(model, chosen, example)
         folded = fold_batchnorm_(model, example)
         teacher = copy.deepcopy(model)
         student = Student(model, teacher, inputs, {n: formats_of(c[0]) for n, c in candidates.items()}, self.ranges())
-        work = _Fitting(method=self, student=student, inputs=inputs, candidates=candidates, context=context)
+        work = _Fitting(
+            method=self, student=student, inputs=inputs, candidates=candidates, needed=needed, context=context
+        )
         work.run(plan_units(teacher, execution, chosen, self.unit, example))
         allocated: Allocated | None = None
         if isinstance(self.weights, BitAllocation):
@@ -214,10 +218,12 @@ class _Fitting:
         student: Student,
         inputs: Inputs,
         candidates: Mapping[str, Sequence[Candidate]],
+        needed: Mapping[str, int],
         context: Context,
     ) -> None:
         self._method, self._student, self._context = method, student, context
-        self._candidates = candidates
+        self._candidates, self._needed = candidates, needed
+        self._count = num_samples(inputs)
         self._solver = method.solver(rehearsal=context.rehearsal)
         self._gathering = Gathering(
             teacher=student.teacher,
@@ -285,7 +291,8 @@ class _Fitting:
         return fit
 
     def _note(self, plan: UnitPlan, text: str, fit: FitRecord | None, seconds: float) -> None:
-        row: dict[str, Any] = {"unit": plan.name, "formats": text}
+        needed = max((self._needed.get(name, 1) for name in plan.layers), default=1)
+        row: dict[str, Any] = {"unit": plan.name, "formats": text, "samples": self._count, "samples needed": needed}
         if fit is None:
             failed = any(name in self.failed for name in plan.layers)
             row |= {"status": "failed, left at 8 bits" if failed else "not fitted", "seconds": round(seconds, 2)}
@@ -305,7 +312,10 @@ class _Fitting:
 
     def metrics(self) -> dict[str, float | str]:
         """What the manifest keeps of the fits: no timings."""
-        found: dict[str, float | str] = {}
+        found: dict[str, float | str] = {"samples": self._count}
+        if short := {row["unit"]: row["samples needed"] for row in self.rows if row["samples needed"] > self._count}:
+            most = max(short, key=lambda name: short[name])
+            found |= {"units_short_of_samples": len(short), "samples_needed": short[most], "samples_needed_by": most}
         for name, fit in self._fits.items():
             found |= {f"{name}.mse_before": fit.mse_before, f"{name}.mse_after": fit.mse_after}
             if fit.heldout_after is not None and fit.heldout_before is not None:
