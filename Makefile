@@ -31,9 +31,12 @@ format: venv  ## let ruff rewrite what it can
 
 claims: venv  ## the papers' claims at proxy size, resumable; results land in results/ (PENNYWEIGHT_DATA names the data)
 	$(PY) benchmarks/claims.py --save
+	$(PY) benchmarks/post_training.py --save
+	$(PY) benchmarks/transformer_models.py quality bert --save
 
 bench: venv  ## every benchmark script, rows saved under results/
-	for script in benchmarks/binary_matmul.py benchmarks/packed_mlp.py benchmarks/import_time.py; do $(PY) $$script --save || exit 1; done
+	for script in binary_matmul packed_mlp import_time onnxruntime_int8; do $(PY) benchmarks/$$script.py --save || exit 1; done
+	$(PY) benchmarks/transformer_models.py decode runtime --save
 
 wheel: venv  ## one py3-none-<platform> wheel and the source archive in dist/
 	$(PY) -m build
