@@ -23,6 +23,10 @@ class AdaQuant(LayerwiseQuantization):
 
     Claim: less than 1 % of accuracy lost on ImageNet at 4 bits but for the first and last layer (arXiv 2006.10518).
 
+    Measured here: the public CIFAR-10 ResNet-20, float 91.73, first and last layer at 8 bits, 1,000 images, all 10,000
+    test images: W4A4 91.06 (rounded 88.95), five draws of the images; W3A3 89.28 (rounded 46.78), three draws
+    (`results/post_training_accuracy-*`).
+
     Caveats: at 2 and 3 bits of weights, learned rounding (`AdaRound`, `QDrop`) is usually better. The arithmetic is
     simulated in float32; storage is real.
 

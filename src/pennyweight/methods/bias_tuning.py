@@ -29,6 +29,9 @@ class BiasTuning(Method):
 
     When to use: as the last step after layer-wise methods: it sees the whole net, at the price of back-propagation.
 
+    Measured here: after `AdaQuant` and `StatisticsTuning` on the public CIFAR-10 ResNet-20, 1,000 images: W4A4 91.04
+    becomes 91.09, W3A3 88.78 becomes 88.91: within the noise of the draws (`results/post_training_accuracy-*`).
+
     Caveats: fits the calibration samples; with few of them watch a held-out loss. For classifiers and language models,
     whose outputs are logits.
 

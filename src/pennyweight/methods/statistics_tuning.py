@@ -35,10 +35,15 @@ class StatisticsTuning(Method):
     by a gain and an offset that its scale and bias take up, so integer codes stay as they are. Targets are what the
     float model gives on the same data, or the parameters of its batch norms.
 
-    When to use: after any quantization, always: it needs no labels, no gradients and a single forward.
+    When to use: after rounding to nearest, always: it needs no labels, no gradients and a few forwards. After a method
+    that fits outputs already, such as `AdaQuant`, there is nothing left for it.
 
     Claim: recovers most of the accuracy lost at 4 bits together with layer-wise calibration (arXiv 2006.10518, there
     called para-normalization).
+
+    Measured here: the public CIFAR-10 ResNet-20, all test images, float 91.73, first and last layer at 8 bits: rounded
+    W4A4 88.95 becomes 90.06 (five draws of 1,000 images), W3A3 46.78 becomes 85.30; after `AdaQuant` W4A4 91.06 becomes
+    91.04, W3A3 89.28 becomes 88.78 (`results/post_training_accuracy-*`).
 
     Caveats: weights with one scale for the whole tensor, and linear layers over tokens, are matched in the mean alone.
 
