@@ -115,6 +115,24 @@ def test_what_a_net_returns_stays_in_float(tmp_path: Path) -> None:
     assert made.changed.mean_difference < 1e-4 * made.changed.largest  # some codes flip by rounded biases
 
 
+class Resized(nn.Module):
+    def __init__(self, **how: Any) -> None:
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 4, 3), how
+
+    def forward(self, x: Any) -> Any:
+        return nn.functional.interpolate(self.conv(x), **self.how)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("how", [{"size": (13, 9)}, {"size": 53}, {"scale_factor": 1.7}, {"scale_factor": (2, 0.6)}])
+def test_other_sizes(mode: str, how: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = export_onnx(Resized(mode=mode, **how), tmp_path / "net.onnx", example_input=IMAGES[:2, :, :7, :9])
+    assert made.check is not None
+    assert made.check.agreement.max_difference < 1e-5
+
+
 def test_size_halves_the_bytes_of_small_codes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)).eval()

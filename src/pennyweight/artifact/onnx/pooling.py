@@ -116,16 +116,18 @@ def interpolate(
         raise ArtifactError(
             f"interpolate with mode={mode!r}, antialias={antialias} cannot be exported: use 'nearest' or 'bilinear'"
         )
-    ratios = [1.0, 1.0]
-    for before, after in zip(x.shape[2:], shape[2:], strict=True):
-        assert before is not None
-        assert after is not None
-        ratios.append(after / before)
+    axes = list(range(2, len(shape)))
+    if scale_factor is not None and not recompute_scale_factor:  # torch then samples by the factor, not by the sizes
+        factors = list(scale_factor) if isinstance(scale_factor, tuple | list) else [scale_factor] * len(axes)
+        sizes = [None, graph.constant(np.array(factors, np.float32), name="scales")]
+    else:
+        sizes = [None, None, graph.integers([size for size in shape[2:] if size is not None], "sizes")]
     coordinates = "asymmetric" if mode == "nearest" else "align_corners" if align_corners else "half_pixel"
     return graph.node(
         "Resize",
-        [x, None, graph.constant(np.array(ratios, np.float32), name="scales")],
+        [x, *sizes],
         shape,
+        axes=axes,
         mode="nearest" if mode == "nearest" else "linear",
         coordinate_transformation_mode=coordinates,
         nearest_mode="floor" if mode == "nearest" else None,
