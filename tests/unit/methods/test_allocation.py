@@ -227,17 +227,32 @@ class InPlace(nn.Module):
         return self.c(torch.relu_(y))
 
 
+@pytest.mark.parametrize("max_bytes", [0, 150, 250, None])  # a value has 3 x 4 float32, in two batches
 @pytest.mark.parametrize("changed", ["a", "b", "c"])
-def test_replay_equals_a_whole_run(changed: str) -> None:
+def test_replay_equals_a_whole_run(changed: str, max_bytes: int | None) -> None:
     model, x = InPlace().eval(), torch.randn(3, 4)
-    replay = Replay(model, [x, 2 * x])
+    replay = Replay(model, [x, 2 * x], max_bytes=max_bytes)
     replay.outputs()
+    remembered = sum(value.nbytes for values in replay._values for value in values.values())
+    assert max_bytes is None or remembered <= max_bytes
     for _ in range(2):
         with torch.no_grad():
             model.get_submodule(changed).weight.add_(0.1)  # type: ignore[operator]
             expected = [model(x), model(2 * x)]
         for got, wanted in zip(replay.outputs(changed), expected, strict=True):
             assert torch.equal(got, wanted)
+
+
+def test_replay_runs_nothing_it_knows() -> None:
+    model, x = nn.Sequential(*[nn.Linear(4, 4) for _ in range(4)]), torch.randn(3, 4)
+    ran: list[int] = []
+    for index, layer in enumerate(model):
+        layer.register_forward_hook(lambda *_args, index=index: ran.append(index))
+    replay = Replay(model, [x])
+    replay.outputs()
+    ran.clear()
+    replay.outputs("2")
+    assert ran == [2, 3]
 
 
 def test_kl_and_the_table(tmp_path: Path) -> None:
