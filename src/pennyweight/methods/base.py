@@ -196,6 +196,10 @@ def apply_(
         >>> len(applied.changed) > 0
         True
     """
+    if torch.is_inference_mode_enabled():
+        raise MethodError(
+            "apply_ is called within torch.inference_mode, whose tensors cannot be learned from: leave it"
+        )
     require_bare(model)
     methods = [method] if isinstance(method, Method) else list(method)
     held: dict[tuple[str, str], str] = {}

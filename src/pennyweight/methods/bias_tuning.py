@@ -15,7 +15,7 @@ from pennyweight.methods.reconstruction.samples import PASS
 from pennyweight.methods.statistics import Inputs, require_bias_
 from pennyweight.nn.calling import call, num_samples, output_tensor, take_samples
 from pennyweight.nn.gemm import WEIGHTED
-from pennyweight.nn.modes import in_mode
+from pennyweight.nn.modes import in_mode, only_learning
 from pennyweight.nn.surgery import match
 from pennyweight.numerics.random import Key, permutation
 
@@ -87,15 +87,8 @@ class BiasTuning(Method):
         for layer in chosen.values():
             require_bias_(layer)
         biases = [layer.bias for layer in chosen.values() if isinstance(layer.bias, nn.Parameter)]
-        frozen = [p for p in model.parameters() if p.requires_grad and not any(p is bias for bias in biases)]
-        try:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-            with in_mode(model, training=False):
-                before, after, best_step = self._descend(model, biases, inputs, targets, context.rehearsal)
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+        with in_mode(model, training=False), only_learning(biases, model.parameters()):
+            before, after, best_step = self._descend(model, biases, inputs, targets, context.rehearsal)
         metrics: dict[str, float | str] = {"kl_before": before, "kl_after": after, "best_step": best_step}
         return Applied(method=self, changed=tuple(chosen), metrics=metrics)
 

@@ -76,6 +76,8 @@ def first_samples(data: Batches, max_samples: int) -> list[Tensor | dict[str, Te
     batches: list[Tensor | dict[str, Tensor]] = []
     left = max_samples
     for batch in data:
+        if num_samples(batch) == 0:
+            continue
         taken = take_samples(batch, slice(left))
         for x in taken.values() if isinstance(taken, dict) else (taken,):
             if x.is_floating_point():
@@ -85,7 +87,7 @@ def first_samples(data: Batches, max_samples: int) -> list[Tensor | dict[str, Te
         if left <= 0:
             break
     if not batches:
-        raise MethodError("the calibration data holds no batch: pass at least one batch of model inputs")
+        raise MethodError("the calibration data holds no sample: pass at least one batch of model inputs")
     return batches
 
 

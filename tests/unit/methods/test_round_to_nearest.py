@@ -92,7 +92,7 @@ def test_bad_calibration_data() -> None:
     with pytest.raises(NumericsError, match=r"calibration data holds inf at index \(2, 0, 1, 1\)"):
         pw.apply_(pw.create_model("mlp"), pw.RoundToNearest(), data=[x])
     model = pw.create_model("mlp")
-    with pytest.raises(MethodError, match="holds no batch"):
+    with pytest.raises(MethodError, match="holds no sample"):
         pw.apply_(model, pw.RoundToNearest(), data=[])
     assert isinstance(model.bn1, nn.BatchNorm1d)  # a refused call leaves the model whole
 

@@ -16,6 +16,7 @@ from pennyweight.methods.reconstruction.samples import UnitSamples
 from pennyweight.methods.reconstruction.solver import Errors, FitRecord, output_errors
 from pennyweight.methods.reconstruction.unit import Unit
 from pennyweight.methods.reconstruction.window import window_loss
+from pennyweight.nn.modes import only_learning
 from pennyweight.numerics.random import Key, permutation
 
 _STRIKES = 3
@@ -152,7 +153,7 @@ class _Batches:
 
 def _step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> bool:
     """One step; False, and nothing changed, where the loss or a gradient is not finite."""
-    with torch.enable_grad():
+    with torch.enable_grad(), only_learning(parameters):
         loss = loss_of()
         # Only what is learned gets gradients; the rest of the unit stays untouched.
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)

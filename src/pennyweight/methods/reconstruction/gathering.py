@@ -36,6 +36,8 @@ def gathered(data: Batches, max_samples: int) -> Inputs:
         MethodError: there are none, or batches differ in shape or names.
     """
     batches = first_samples(data, max_samples)
+    if len({isinstance(batch, Tensor) for batch in batches}) > 1:
+        raise MethodError("calibration batches are tensors here and named inputs there: give all in one form")
     try:
         if isinstance(batches[0], Tensor):
             return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
