@@ -300,3 +300,17 @@ def test_saturation_is_found_where_two_products_exceed_sixteen_bits() -> None:
         model = nn.Sequential(nn.Linear(8, 4)).eval()
         pw.apply_(model, pw.RoundToNearest(weights=f"int{bits}", activations="uint8"), data=[rand(8, 8)])
         assert len(saturating_layers(model)) == expected
+
+
+def test_weights_alone_come_with_the_option_a_stock_session_needs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32)).eval(), rand(16, 6, 32)
+    pw.apply_(model, pw.RoundToNearest(weights="int4", activations=None), data=[x])
+    made = export_onnx(model, tmp_path / "n.onnx", example_input=x[:2], samples=x, deploy="exact")
+    assert made.check is not None
+    assert made.check.steps < 1
+    assert any("session.qdq_matmulnbits_accuracy_level" in warning for warning in made.check.warnings)
+    model, images = quantized("vgg")
+    both = export_onnx(model, tmp_path / "n.onnx", example_input=images[:2], samples=images)
+    assert both.check is not None
+    assert not any("qdq_matmulnbits" in warning for warning in both.check.warnings)

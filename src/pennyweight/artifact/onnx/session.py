@@ -10,6 +10,8 @@ from pennyweight.errors import ArtifactError, MissingDependencyError
 from pennyweight.numerics.measure import machine
 
 Outputs = NDArray[np.float32]
+MATMUL_OPTION = "session.qdq_matmulnbits_accuracy_level"
+"""Precision of the inputs of matrices whose weights alone are codes: "0" leaves them as they are."""
 
 
 def onnxruntime_package() -> Any:
@@ -43,7 +45,7 @@ def open_session(model: str | Path | bytes, *, threads: int = 1) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors: warnings are about its own optimiser
     # By default ONNX Runtime rounds the inputs of products with grouped weights to 8 bits, which no model asks for.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    options.add_session_config_entry(MATMUL_OPTION, "0")
     try:
         return runtime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pennyweight.artifact.onnx.integer_biases import align_biases_
 from pennyweight.artifact.onnx.saturation import saturation_warnings
-from pennyweight.artifact.onnx.session import Outputs, onnxruntime_package, open_session, run
+from pennyweight.artifact.onnx.session import MATMUL_OPTION, Outputs, onnxruntime_package, open_session, run
 from pennyweight.errors import ArtifactError
 from pennyweight.nn.gemm import GemmModule
 from pennyweight.nn.slots.integer import IntegerInput
@@ -141,7 +141,7 @@ def verify_onnx(model: nn.Module, onnx_model: str | Path | bytes, samples: Tenso
         own_rounding_steps=None if own is None else own.row_quantiles[2] / step,
         own_argmax=None if own is None else own.argmax,
         runtime=str(onnxruntime_package().__version__),
-        warnings=saturation_warnings(reference),
+        warnings=(*saturation_warnings(reference), *_weight_only_warnings(reference)),
     )
 
 
@@ -182,6 +182,21 @@ def agreement(
         row_quantiles=(half, most, nearly_all),
         argmax=same / len(rows),
         largest=largest,
+    )
+
+
+def _weight_only_warnings(model: nn.Module) -> tuple[str, ...]:
+    """What a stock session does to matrices whose weights alone are codes; `open_session` asks it not to."""
+    found = [
+        fqn.removeprefix("calls.").replace("/", ".")
+        for fqn, module in model.named_modules()
+        if isinstance(module, nn.Linear) and isinstance(module, GemmModule) and module.slots.filled.keys() == {"weight"}
+    ]
+    if not found:
+        return ()
+    return (
+        f"a session of ONNX Runtime rounds the inputs of {len(found)} layers ({found[0]}, ...) to 8 bits by default: "
+        f"to compute what the model does, set add_session_config_entry('{MATMUL_OPTION}', '0') on its SessionOptions",
     )
 
 
