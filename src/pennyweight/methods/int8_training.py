@@ -141,7 +141,8 @@ class Int8Training(Method):
     def _norms(self, model: nn.Module) -> dict[str, nn.Module]:
         if self.norm == "keep":
             return {}
-        return {fqn: module for fqn, module in model.named_modules() if isinstance(module, tuple(RANGE_OF))}
+        kinds: tuple[type[nn.Module], ...] = tuple(RANGE_OF)
+        return {fqn: module for fqn, module in model.named_modules() if isinstance(module, kinds)}
 
     def _update_format(self) -> str | None:
         return self.update_gradients if self.bifurcate else self.gradients
