@@ -78,9 +78,12 @@ def checkpoint(images: int) -> list[dict[str, Any]]:
     trained = pw.create_model("resnet20")
     load_checkpoint(trained, Path(os.environ["PENNYWEIGHT_DATA"]) / WEIGHTS)
     rows = []
-    for scale in ("stored", "batch", "exact", "repo", "paper"):
+    for scale in ("stored", "batch", "exact", "repo", "paper", "calibrated"):
         model = copy.deepcopy(trained)
-        if scale not in ("stored", "batch"):
+        if scale == "calibrated":
+            batches = batch_at(train, first_sample=0, batch_size=images, seed=0).inputs[:400].split(200)
+            pw.apply_(model, pw.RangeBatchNorm(calibrate=True), data=list(batches))
+        elif scale not in ("stored", "batch"):
             pw.apply_(model, pw.RangeBatchNorm(scale=scale))  # type: ignore[arg-type]
         if scale != "stored":
             remeasure_(model, batch_at(train, first_sample=0, batch_size=images, seed=0).inputs)

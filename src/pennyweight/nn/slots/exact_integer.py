@@ -1,4 +1,7 @@
-"""A backend that sums integer codes exactly at any length: the simulation of an integer engine with int32 sums."""
+"""A backend that sums integer codes exactly at any length, as an integer engine with int32 sums does.
+
+Linear layers of 8-bit codes run on int8 through `ops.int8`; convolutions are simulated in float32 blocks.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +9,11 @@ from torch import Tensor, nn
 from pennyweight.nn.slots.chain import Product
 from pennyweight.numerics.blocked import block_length
 from pennyweight.numerics.formats import IntFormat
+from pennyweight.ops.int8 import centred_matmul
 
 
 class BlockedProduct(nn.Module):
-    """The forward product in blocks of input channels, each exact in float32, summed in float64.
+    """The forward product in exact integers: int8 for linear layers, blocks of input channels for convolutions.
 
     Args:
         activations: format of the input's codes.
@@ -26,17 +30,19 @@ class BlockedProduct(nn.Module):
 
         Grouped convolutions are short and are summed whole.
         """
+        if weight.dim() == 2:
+            product = centred_matmul(x.reshape(-1, x.shape[-1]), weight)
+            return product.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
         channels = weight.shape[1]
         taps = weight[0, 0].numel()
-        is_grouped = weight.dim() > 2 and x.shape[1] != channels
+        is_grouped = x.shape[1] != channels
         block = max(1, self._length // taps)
         if is_grouped or block >= channels:
             return multiply(x, weight)
-        axis = 1 if weight.dim() > 2 else -1
         total: Tensor | None = None
         for start in range(0, channels, block):
             width = min(block, channels - start)
-            part = multiply(x.narrow(axis, start, width), weight.narrow(1, start, width)).to(torch.float64)
+            part = multiply(x.narrow(1, start, width), weight.narrow(1, start, width)).to(torch.float64)
             total = part if total is None else total + part
         assert total is not None
         return total.to(x.dtype)
