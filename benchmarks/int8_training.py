@@ -163,11 +163,10 @@ def main() -> None:
     rows = [compared(found, name, "float") for name in found]
     for bits in GRADIENT_BITS:
         two = f"g{bits}-two-stochastic"
-        rows += [
-            compared(found, two, peer)
-            for peer in (f"g{bits}-one-stochastic", f"g{bits}-two-nearest", f"g{bits}-one-nearest")
-            if two in found and peer in found
-        ]
+        pairs = [(two, f"g{bits}-{peer}") for peer in ("one-stochastic", "two-nearest", "one-nearest")]
+        # Not fixed beforehand: what each of the two is worth where the other is missing.
+        pairs += [(f"g{bits}-{arm}", f"g{bits}-one-nearest") for arm in ("two-nearest", "one-stochastic")]
+        rows += [compared(found, arm, peer) for arm, peer in pairs if arm in found and peer in found]
     for row in rows:
         print(
             f"{row['arm']:>20} against {row['peer']:<18} {row['accuracy']:6.2f} %  {row['points']:+.2f} points "

@@ -3,23 +3,12 @@
 Both give the same integers. Zero points are multiplied out here, so that codes of any zero point are int8.
 """
 
-from functools import cache
-from importlib import import_module
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
+from pennyweight.kernels import triton_int8
 from pennyweight.numerics.blocked import blocked_matmul
-
-
-@cache
-def _triton() -> Any:
-    try:
-        return import_module("pennyweight.kernels.triton_int8")
-    except ImportError:
-        return None
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -45,9 +34,8 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
         raise NumericsError(f"cannot multiply {tuple(a.shape)} by the transpose of {tuple(b.shape)}: K must agree")
     if a.shape[1] >= 1 << 17:  # 2^17 products of 2^14
         raise NumericsError(f"K={a.shape[1]}: sums of 2^17 products of int8 can leave int32; split K")
-    if a.is_cuda and _triton() is not None:
-        product: Tensor = _triton().int8_matmul(a, b)
-        return product
+    if a.is_cuda and triton_int8.AVAILABLE:
+        return triton_int8.int8_matmul(a, b)
     return blocked_matmul(a, b, 128, 128)
 
 
