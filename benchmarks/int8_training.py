@@ -174,7 +174,7 @@ def main() -> None:
         )
     judge(rows)
     if options.save:
-        print(save_rows("int8_training" if on_digits else f"int8_training_{data}", rows))
+        print(save_rows(f"int8_training_{options.part}_{data}", rows))
 
 
 if __name__ == "__main__":

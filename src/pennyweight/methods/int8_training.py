@@ -40,7 +40,9 @@ class Int8Training(Method):
 
     Claim: state of the art on ImageNet with 8-bit weights, activations and most gradients (arXiv 1805.11046).
 
-    Measured here: see `results/int8_training-*` and `docs/int8-training.md`.
+    Measured here: digits, 3 convolutions, 10 seeds: 0.17 points above float [-0.22, +0.56]. 4-bit gradients on
+    CIFAR-10, 8 convolutions, 3 seeds: one copy rounded to nearest loses 14.6 points; 10.9 of them come back by
+    bifurcation, 11.9 by stochastic rounding, and no more by both (`results/int8_training_*`).
 
     Caveats: the arithmetic is simulated in float32 and slower than float training; sums of codes are exact below 2^24,
     and at any length with `exact=True`. The bias and the optimizer's state stay in float.
