@@ -187,3 +187,19 @@ def test_norms_with_behaviour_of_their_own_stay() -> None:
         pw.apply_(model, pw.Int8Training())
     pw.apply_(model, pw.Int8Training(norm="keep"))  # composes through the slots
     assert gradients(model)
+
+
+def test_gradients_alone_join_another_methods_weights() -> None:
+    """Binary weights and activations by one method, 4-bit gradients by the other, on the same layers."""
+    model = net()
+    pw.apply_(model, [pw.BNN(), pw.Int8Training(weights=None, activations=None, gradients="int4", norm="keep")])
+    layer = model[3]
+    assert isinstance(layer, GemmConv2d)
+    assert layer.slots.filled == {
+        "weight": ("BinaryWeight",), "input": ("BinaryInput",), "grad_output_input": ("MeasuredGradient",),
+    }  # fmt: skip
+    twin = net()
+    pw.apply_(twin, pw.BNN())
+    found, expected = gradients(model), gradients(twin)
+    assert torch.equal(found["8.weight"], expected["8.weight"])
+    assert not torch.equal(found["0.weight"], expected["0.weight"])

@@ -68,3 +68,16 @@ def test_tritons_kernel_gives_the_same_integers_in_its_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     found = subprocess.run([sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == "equal", found.stderr[-2000:]
+
+
+def test_neither_threads_nor_the_split_of_a_batch_change_an_integer() -> None:
+    x, weight = integers(-20, 236, 64, 1500).float(), integers(-128, 128, 24, 1500, seed=1).float()
+    expected = centred_matmul(x, weight)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(centred_matmul(x, weight), expected)
+    finally:
+        torch.set_num_threads(threads)
+    parts = torch.cat([centred_matmul(part, weight) for part in x.split([1, 30, 33])])
+    assert torch.equal(parts, expected)
