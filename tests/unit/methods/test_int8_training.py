@@ -97,6 +97,7 @@ def test_layers_left_out_are_named() -> None:
     ({"grad_rounding": "toward_zero"}, "grad_rounding"),
     ({"granularity": "group:8"}, "granularity"),
     ({"norm": "layer"}, "norm='layer'"),
+    ({"input_range": "epoch"}, "input_range='epoch'"),
     ({"norm_bits": 16}, "norm_bits=16"),
     ({"master": "int32"}, "master='int32'"),
     ({"master": "int16", "weights": None}, "master='int16'"),

@@ -93,6 +93,8 @@ def test_input_ranges_are_means_over_samples() -> None:
     y = content(x)
     assert float(y.max()) == pytest.approx(3.0, abs=float(affine.scale))  # 5 is clamped
     assert float(content(torch.zeros(2, 2))[0, 0]) == 0.0
+    whole = MeasuredInput(UINT8, over="batch").train()
+    assert float(whole(x).max()) == pytest.approx(5.0, abs=float(whole.affine(x).scale))  # nothing is clamped
 
 
 def test_the_running_range_is_a_mean_in_torchs_meaning() -> None:

@@ -4,7 +4,7 @@ Gradients pass every quantizer unchanged, clamped values included, as in the met
 `integer`'s contents, which an artifact stores.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class MeasuredInput(SlotContent):
     Args:
         format: of the codes.
         momentum: weight of the newest batch in the running range, torch's meaning.
+        over: "sample" averages each sample's extremes; "batch" takes the whole batch's, and clamps nothing in training.
 
     Source: arXiv 1805.11046, section 5, and its code.
     Deviations: zero is a code; the running range is not the last batch's, as an inverted momentum in the code had it.
@@ -63,8 +64,9 @@ class MeasuredInput(SlotContent):
     high: Tensor
     batches: Tensor
 
-    def __init__(self, format: IntFormat, momentum: float = 0.1) -> None:
+    def __init__(self, format: IntFormat, momentum: float = 0.1, over: Literal["sample", "batch"] = "sample") -> None:
         super().__init__()
+        self.over = over
         self.format = format
         self.momentum = momentum
         self.register_buffer("low", torch.zeros(()))
@@ -87,14 +89,13 @@ class MeasuredInput(SlotContent):
             self.batches.add_(1)
         return affine_parameters(low, high, self.format, PerTensor(), symmetric=False)
 
-    @staticmethod
-    def _batch_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         require_finite(x, "the activations to quantize")
         samples = (x.reshape(x.shape[0], -1) if x.dim() > 1 else x[None]).float()
         if samples.numel() == 0:
             return samples.new_zeros(()), samples.new_zeros(())
         low, high = samples.aminmax(dim=1)
-        return low.mean(), high.mean()
+        return (low.mean(), high.mean()) if self.over == "sample" else (low.amin(), high.amax())
 
     def codes(self, x: Tensor) -> Codes:
         """Codes minus zero point, and the scale."""
@@ -114,7 +115,7 @@ class MeasuredInput(SlotContent):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"format={self.format}, momentum={self.momentum}"
+        return f"format={self.format}, momentum={self.momentum}, over={self.over}"
 
 
 class MeasuredWeight(SlotContent):
