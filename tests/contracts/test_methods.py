@@ -244,8 +244,8 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
         pw.apply_(model, made(kind), data=[IMAGES])
 
 
-COMPOSE = [("GhostBatchNorm", "BNN")]
-COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN")]
+COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN")]
+COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN"), ("BNN", "Int8Training"), ("Int8Training", "BNN")]
 
 
 def by_name(name: str) -> Method:

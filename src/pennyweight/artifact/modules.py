@@ -15,10 +15,13 @@ from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, 
 from pennyweight.nn.normalization import GHOST_OF
 from pennyweight.nn.positions import LearnedPositions, RotaryPositions
 from pennyweight.nn.products import PRODUCTS
+from pennyweight.nn.quantized_batchnorm import QuantizedBatchNorm1d, QuantizedBatchNorm2d
+from pennyweight.nn.range_batchnorm import RANGE_OF
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
+from pennyweight.nn.slots.measured import MeasuredInput, MeasuredWeight
 from pennyweight.nn.slots.stored import StoredCodes
 from pennyweight.numerics.affine import (
     AffineParameters,
@@ -65,6 +68,8 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "learned_positions": (LearnedPositions, ("max_length", "width")),
     "max_pool1d": (nn.MaxPool1d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
     "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+    "quantized_batch_norm1d": (QuantizedBatchNorm1d, (*_BATCH_NORM, "bits")),
+    "quantized_batch_norm2d": (QuantizedBatchNorm2d, (*_BATCH_NORM, "bits")),
     "relu": (nn.ReLU, ()),
     "relu6": (nn.ReLU6, ()),
     "rms_norm": (nn.RMSNorm, ("normalized_shape", "eps", "elementwise_affine")),
@@ -82,7 +87,7 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 _FLOATS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 # Layers that differ from torch's only while training are written as torch's.
 _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
-    **{ghost: plain for plain, ghost in GHOST_OF.items()},
+    **{ghost: plain for plain, ghost in (*GHOST_OF.items(), *RANGE_OF.items())},
     nn.Linear: GemmLinear,
     nn.Conv1d: GemmConv1d,
     nn.Conv2d: GemmConv2d,
@@ -127,13 +132,16 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     if kind in PRODUCTS:
         return spec | _operands(module), {f"{fqn}.{name}": t for name, t in _operand_tensors(module).items()}
     if kind not in WEIGHTED:
-        return spec, {f"{fqn}.{name}": tensor for name, tensor in module.state_dict().items()}
+        _require_measured(fqn, module)
+        state = {name: tensor for name, tensor in module.state_dict().items() if name != "gain"}  # of training alone
+        return spec, {f"{fqn}.{name}": tensor for name, tensor in state.items()}
     tensors: Tensors = {}
     if kind != "embedding":
         spec["settings"]["bias"] = module.bias is not None
         if isinstance(module.bias, Tensor):
             tensors[f"{fqn}.bias"] = module.bias.detach()
     assert isinstance(module.weight, Tensor)
+    _require_measured(fqn, module)
     weight_content, input_content = contents(fqn, module)
     spec["weight"], stored = _encode_weight(weight_content, module.weight.detach())
     tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
@@ -214,11 +222,20 @@ def contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotConte
     return module.slots.weight.quantizer, module.slots.input.quantizer
 
 
+def _require_measured(fqn: str, module: nn.Module) -> None:
+    if any(isinstance(content, MeasuredInput) and content.frozen() is None for content in module.modules()):
+        raise ArtifactError(
+            f"the input range of {fqn!r} was never measured: train the model, or give apply_ calibration data"
+        )
+
+
 def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, Tensors]:
     if content is None:
         return {"format": str(weight.dtype).removeprefix("torch.")}, {"weight": weight}
     if isinstance(content, BinaryWeight):
         return {"format": "binary"}, {"weight.signs": pack_signs(weight.reshape(weight.shape[0], -1))}
+    if isinstance(content, MeasuredWeight):
+        content = content.frozen(weight)
     if isinstance(content, IntegerWeight):
         codes = quantize(weight, content.affine).to(torch.int64) - content.format.min
         spec = {"format": str(content.format), "granularity": str(content.granularity)}
@@ -229,11 +246,13 @@ def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, T
     raise ArtifactError(f"weights quantized by {type(content).__name__} cannot be exported")
 
 
-def _encode_input(content: SlotContent) -> tuple[Spec, Tensors]:
+def _encode_input(content: SlotContent | None) -> tuple[Spec, Tensors]:
     if isinstance(content, BinaryInput):
         return {"format": "binary"}, {}
     if isinstance(content, RunningInput):
         return {"format": str(content.format), "range": "running"}, {"input.absmax": content.absmax}
+    if isinstance(content, MeasuredInput):
+        content = content.frozen()
     if isinstance(content, IntegerInput):
         tensors = {"input.scale": content.scale, "input.zero_point": content.zero_point.to(torch.int32)}
         return {"format": str(content.format), "range": "calibrated"}, tensors

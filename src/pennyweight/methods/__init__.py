@@ -9,8 +9,10 @@ from pennyweight.methods.bias_tuning import BiasTuning
 from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.gptq import GPTQ
+from pennyweight.methods.int8_training import Int8Training
 from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.quantize_attention import QuantizeAttention
+from pennyweight.methods.range_batchnorm import RangeBatchNorm
 from pennyweight.methods.round_to_nearest import RoundToNearest
 from pennyweight.methods.statistics_tuning import StatisticsTuning
 
@@ -25,10 +27,12 @@ __all__ = [
     "BitAllocation",
     "Card",
     "GhostBatchNorm",
+    "Int8Training",
     "Method",
     "Paper",
     "QDrop",
     "QuantizeAttention",
+    "RangeBatchNorm",
     "RoundToNearest",
     "StatisticsTuning",
     "applications",

@@ -9,6 +9,13 @@ from pennyweight.nn.normalization import (
     ghost_batch_norm,
 )
 from pennyweight.nn.projection import attach_projections, project_
+from pennyweight.nn.range_batchnorm import (
+    GhostRangeBatchNorm1d,
+    GhostRangeBatchNorm2d,
+    RangeBatchNorm1d,
+    RangeBatchNorm2d,
+)
+from pennyweight.nn.range_normalize import range_batch_norm
 from pennyweight.nn.surgery import match, swap_modules_
 
 __all__ = [
@@ -19,11 +26,16 @@ __all__ = [
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
     "GhostBatchNorm3d",
+    "GhostRangeBatchNorm1d",
+    "GhostRangeBatchNorm2d",
+    "RangeBatchNorm1d",
+    "RangeBatchNorm2d",
     "as_gemm",
     "attach_projections",
     "fold_batchnorm_",
     "ghost_batch_norm",
     "match",
     "project_",
+    "range_batch_norm",
     "swap_modules_",
 ]

@@ -106,7 +106,8 @@ class ApplyStage(Stage):
         records = apply_(
             work.model,
             self.methods,
-            data=work.calibration if needs_data else None,
+            # Untrained quantizers have no ranges yet: a rehearsal shows them data, so that the export can be rehearsed.
+            data=work.calibration if needs_data or rehearsal else None,
             reference=work.reference if needs_reference else None,
             folder=None if rehearsal else work.folder / PARTS,
             rehearsal=rehearsal,
