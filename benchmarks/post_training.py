@@ -619,6 +619,7 @@ def conclude(found: Mapping[str, Rows]) -> None:
             print(
                 f"mobilenet {row['pipeline']}: {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] "
                 f"points, n = {row['n']}, {row['bytes'] / 1e6:.2f} MB of weights"
+                + (", answered in torch" if row.get("refused") else "")
             )
         peak = max(row["peak_rss_gb"] for row in rows)
         print(headline("mobilenet_peak_rss_gb", peak, "GB", len(rows), 0.0, f"limit_{LIMIT_GB:g}_gb"))

@@ -27,6 +27,10 @@ class BitAllocation:
     from the float one is measured, without labels. The sum of these is minimised under the budgets. Sums of single
     effects predict the joint one only roughly, so the plan is measured as a whole and both figures are reported.
 
+    Measured here: the public CIFAR-10 ResNet-20 in 0.115 of its bytes, `RoundToNearest` and `StatisticsTuning`: 90.72,
+    float 91.73, uniform formats of no more bytes 88.99, the best of 50 random plans within these bytes 89.80
+    (`results/post_training_mixed-*`).
+
     Args:
         candidates: such as ("int8/int8", "int4/int8", "w4a4"), weights before the layer's input; one format stands for
             both; "float" is allowed. The first is the base that layers rest at, normally the most precise.

@@ -40,6 +40,15 @@ _SETTLED = 0.05
 class Synthesis:
     """How images are made.
 
+    When to use: no calibration data at hand; "bns" unless there is a reason.
+
+    Measured here: the public CIFAR-10 ResNet-20, float 91.73, `AdaQuant` on 128 images, three seeds: W4A4 with training
+    images 91.12, "bns" 90.83, "bns+inception" 90.50, "gaussian" 89.59, "inception" 89.52; W3A3 in this order 88.65,
+    87.92, 84.40, 79.24, 79.48 (`results/post_training_datafree-*`). The images of "bns" took one core 2 to 5 minutes.
+
+    Caveats: asking for classes besides makes worse calibration data, and asking for classes alone is no better than
+    noise.
+
     Args:
         scheme: "bns" matches the batch norms' statistics; "inception" maximises class outputs under a smoothness prior;
             "bns+inception" does both; "gaussian" draws noise and asks the model nothing.
