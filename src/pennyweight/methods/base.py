@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pennyweight.errors import MethodError
+from pennyweight.methods.untouched import untouched_weights
 from pennyweight.nn.calling import Batch
 from pennyweight.nn.surgery import match
 from pennyweight.nn.wrappers import require_bare
@@ -72,7 +73,7 @@ class Applied:
     Args:
         method: the method, with all its settings.
         changed: names of the modules it changed.
-        skipped: names of matching modules it left alone, with the reason.
+        skipped: names of modules it left alone, with the reason: those that match, and others whose weights stay float.
         failed: names of matching modules where the method failed and which stay as they were, with the reason.
         metrics: what it measured on the way.
         tables: rows for the report by title, such as a line a unit; may hold timings, and stays out of manifests.
@@ -228,6 +229,10 @@ def apply_(
         own = None if folder is None else Path(folder) / f"{index}-{type(one).__name__}"
         context = Context(data=data, reference=reference, folder=own, rehearsal=rehearsal, progress=progress)
         applied = one._apply(model, context)
+        if any("gemm.weight.quantize" in slots for slots in claims.values()):
+            known = {*applied.changed, *applied.skipped, *applied.failed}
+            left = untouched_weights(model, one.targets, known, type(one).__name__)
+            applied = dataclasses.replace(applied, skipped={**applied.skipped, **left})
         applied = dataclasses.replace(applied, seconds=time.perf_counter() - started, claims=claims)
         model.__dict__["_pennyweight_applied"] = (*applications(model), applied)
         records.append(applied)

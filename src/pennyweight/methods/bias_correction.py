@@ -9,7 +9,7 @@ from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.reconstruction.gathering import gathered
 from pennyweight.methods.retarget import Matching, retarget_
-from pennyweight.methods.statistics import first_calls_only
+from pennyweight.methods.statistics import not_movable
 from pennyweight.methods.statistics_tuning import float_statistics
 from pennyweight.nn.calling import take_samples
 from pennyweight.nn.execution import execution_of
@@ -61,7 +61,7 @@ class BiasCorrection(Method):
         execution = execution_of(model, take_samples(inputs, slice(2)))
         calls = {layer.fqn: layer.calls for layer in execution.layers if layer.fqn in chosen}
         skipped = {fqn: "the model's forward never calls it" for fqn in chosen if fqn not in calls}
-        skipped |= first_calls_only(calls)
+        skipped |= not_movable(model, calls)
         targets = float_statistics(context.reference, [name for name in calls if name not in skipped], inputs)
         matching = Matching(strength=1.0, spread=False, clip=(1.0, 1.0), min_std=0.0)
         done = retarget_(model, targets, inputs, execution, matching)

@@ -111,12 +111,7 @@ class BNN(Method):
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
                 swaps[fqn] = SHIFT_OF[type(norm)].from_module(norm)
         swap_modules_(model, swaps)
-        skipped = {
-            fqn: "left out by include/exclude"
-            for fqn, module in model.named_modules()
-            if isinstance(module, WEIGHTED) and fqn not in layers
-        }
-        return Applied(method=self, changed=tuple(swaps), skipped=skipped)
+        return Applied(method=self, changed=tuple(swaps))
 
     def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
         assert isinstance(layer, GemmModule)

@@ -28,10 +28,10 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
     Returns:
         For each layer, a flat tensor of the values it received: every value while they are few,
         then an even subsample a batch, with the smallest and the largest always among them. Values of tokens that
-        the batch's attention_mask leaves out are not among them.
+        the batch's attention_mask leaves out are not among them. Layers that the forward never calls are absent.
 
     Raises:
-        MethodError: there is not one batch, or the model never calls one of the layers.
+        MethodError: there is not one batch, or the model calls none of the layers.
         NumericsError: the data or a layer's input is not finite.
     """
     seen: dict[str, list[Tensor]] = {}
@@ -56,9 +56,8 @@ def observe_inputs(model: nn.Module, layers: Sequence[str], data: Batches, max_s
         model.train(training)
         for handle in handles:
             handle.remove()
-    for fqn in layers:
-        if fqn not in seen:
-            raise MethodError(f"layer {fqn!r} received no calibration data: does the model's forward call it?")
+    if layers and not seen:
+        raise MethodError(f"none of {', '.join(layers)} received calibration data: does the model's forward call them?")
     return {fqn: torch.cat(parts) for fqn, parts in seen.items()}
 
 

@@ -161,11 +161,7 @@ class Int8Training(Method):
         for fqn, layer in layers.items():
             assert isinstance(layer.weight, Tensor)
             require_finite(layer.weight, f"weight of layer {fqn!r}")
-        skipped = {
-            fqn: "left out by include/exclude"
-            for fqn, module in model.named_modules()
-            if isinstance(module, self.targets) and fqn not in layers
-        }
+        skipped: dict[str, str] = {}
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         for fqn, swap in swaps.items():
             self._fill(fqn, swap)

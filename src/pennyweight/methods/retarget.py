@@ -22,6 +22,7 @@ from pennyweight.methods.statistics import (
 from pennyweight.nn.calling import call, num_samples, take_samples
 from pennyweight.nn.execution import Execution
 from pennyweight.nn.modes import in_mode
+from pennyweight.nn.tying import tied_to
 
 _SHARE_OF_MEMORY = 0.25
 _LIVE_TENSORS = 4
@@ -72,6 +73,8 @@ def retarget_(
 ) -> Retargeted:
     """Move layers to their targets, each with the layers before it moved already.
 
+    A weight that another module holds too stays as it is: such a layer is moved in the mean alone.
+
     All samples go through the model in one forward where memory allows: each layer is measured and moved as its
     output appears, and hands on what it would have given. Otherwise there is one pass a layer.
 
@@ -85,7 +88,7 @@ def retarget_(
 
     def move_for(name: str, layer: nn.Module, measured: ChannelStatistics, tokens: bool) -> Move:
         spread = matching.spread
-        if spread and (reason := _no_spread(layer, tokens)):
+        if spread and (reason := _no_spread(model, layer, tokens)):
             done.mean_only[name] = reason
             spread = False
         move = move_between(
@@ -140,10 +143,12 @@ def _in_one_forward(
             handle.remove()
 
 
-def _no_spread(layer: nn.Module, tokens: bool) -> str:
+def _no_spread(model: nn.Module, layer: nn.Module, tokens: bool) -> str:
     """Why only the mean of a layer can be matched; "" where the spread can too."""
     if not can_be_scaled(layer):
         return "one scale for the whole weight"
+    if (name := tied_to(model, layer)) is not None:
+        return f"its weight is that of {name!r} too"
     if isinstance(layer, nn.Linear) and tokens:
         return "a linear layer over tokens, whose spread depends on the text"
     return ""

@@ -112,6 +112,7 @@ class RoundToNearest(Method):
         for fqn, layer in layers.items():
             self._check(fqn, layer)
         inputs: dict[str, Tensor] = {}
+        silent: list[str] = []
         example: Batch | None = None  # by which batch norms are found where the model cannot be traced
         if self.activations is not None:
             assert context.data is not None
@@ -119,6 +120,8 @@ class RoundToNearest(Method):
             example = take_samples(batches[0], slice(2))
             watched = [fqn for fqn, layer in layers.items() if not isinstance(layer, nn.Embedding)]
             inputs = observe_inputs(model, watched, batches, self.max_samples)
+            silent = [fqn for fqn in watched if fqn not in inputs]
+            layers = {fqn: layer for fqn, layer in layers.items() if fqn not in silent}
         folded = fold_batchnorm_(model, example) if self.fold_batchnorm else []
         swaps = {fqn: as_slotted(m) if isinstance(m, nn.Embedding) else as_gemm(m) for fqn, m in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
@@ -128,11 +131,10 @@ class RoundToNearest(Method):
             metrics |= {f"{fqn}.{key}": value for key, value in found.items()}
         metrics |= heavy_tailed(inputs)
         swap_modules_(model, swaps)
-        skipped = {
-            fqn: "left out by include/exclude"
-            for fqn, module in model.named_modules()
-            if isinstance(module, self.targets) and fqn not in layers
-        }
+        skipped = dict.fromkeys(silent, "the model's forward never calls it")
+        if weights is None:
+            tables = [fqn for fqn, module in model.named_modules() if isinstance(module, nn.Embedding)]
+            skipped |= dict.fromkeys(tables, "what enters a table are indices, which have no range")
         return Applied(method=self, changed=tuple(swaps), skipped=skipped, metrics=metrics)
 
     def _allocate(self, allocation: BitAllocation, model: nn.Module, context: Context) -> Applied:
@@ -157,7 +159,9 @@ class RoundToNearest(Method):
         found = choose_(
             allocation, model, teacher, student.layers, states, inputs, execution, self.granularity, context
         )
-        skipped = {fqn: "left out, or never called" for fqn in self._layers(model) if fqn not in chosen}
+        skipped = {fqn: "the model's forward never calls it" for fqn in layers if fqn not in chosen}
+        tables = [fqn for fqn, module in model.named_modules() if isinstance(module, nn.Embedding)]
+        skipped |= dict.fromkeys(tables, "bits are allocated to Linear layers and convolutions alone")
         metrics = {"folded_batchnorms": len(folded), "execution": execution.level, **found.metrics}
         return Applied(method=self, changed=tuple(chosen), skipped=skipped, metrics=metrics, tables=found.tables)
 

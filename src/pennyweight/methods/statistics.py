@@ -11,6 +11,7 @@ from pennyweight.nn.calling import call
 from pennyweight.nn.gemm import GemmModule
 from pennyweight.nn.modes import in_mode
 from pennyweight.nn.slots.integer import IntegerWeight
+from pennyweight.nn.tying import tied_to
 from pennyweight.numerics.affine import PerTensor
 
 Inputs = Tensor | dict[str, Tensor]
@@ -201,6 +202,8 @@ def moved_output(layer: nn.Module, output: Tensor, move: Move) -> Tensor:
     return (output - mean) * gain + target
 
 
-def first_calls_only(calls: Mapping[str, int]) -> dict[str, str]:
-    """Reasons to skip layers that run several times a forward: one set of parameters, several statistics."""
-    return {name: f"runs {count} times a forward" for name, count in calls.items() if count > 1}
+def not_movable(model: nn.Module, calls: Mapping[str, int]) -> dict[str, str]:
+    """Reasons to skip layers: one set of parameters and several statistics, or a bias that is another module's too."""
+    found = {name: f"runs {count} times a forward" for name, count in calls.items() if count > 1}
+    owners = {name: tied_to(model, model.get_submodule(name), "bias") for name in calls}
+    return {name: f"its bias is that of {other!r} too" for name, other in owners.items() if other is not None} | found

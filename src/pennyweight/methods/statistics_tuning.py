@@ -15,8 +15,8 @@ from pennyweight.methods.statistics import (
     ChannelStatistics,
     Inputs,
     batchnorm_statistics,
-    first_calls_only,
     measured_statistics,
+    not_movable,
 )
 from pennyweight.nn.calling import num_samples, take_samples
 from pennyweight.nn.execution import Execution, execution_of
@@ -45,7 +45,8 @@ class StatisticsTuning(Method):
     W4A4 88.95 becomes 90.06 (five draws of 1,000 images), W3A3 46.78 becomes 85.30; after `AdaQuant` W4A4 91.06 becomes
     91.04, W3A3 89.28 becomes 88.78 (`results/post_training_accuracy-*`).
 
-    Caveats: weights with one scale for the whole tensor, and linear layers over tokens, are matched in the mean alone.
+    Caveats: weights with one scale for the whole tensor, weights that another module holds too, and linear layers over
+    tokens are matched in the mean alone.
 
     Source: arXiv 2006.10518, section 5.
 
@@ -104,7 +105,7 @@ class StatisticsTuning(Method):
         execution = execution_of(model, example)
         calls = {layer.fqn: layer.calls for layer in execution.layers if layer.fqn in chosen}
         skipped = {fqn: "the model's forward never calls it" for fqn in chosen if fqn not in calls}
-        skipped |= first_calls_only(calls)
+        skipped |= not_movable(model, calls)
         wanted = [name for name in calls if name not in skipped]
         targets = self._targets(context.reference, wanted, inputs, execution_of(context.reference, example))
         skipped |= {name: "no batch norm follows it in the float model" for name in wanted if name not in targets}

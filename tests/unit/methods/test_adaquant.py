@@ -297,6 +297,57 @@ def test_a_journal_of_other_data_is_refused(tmp_path: Path) -> None:
         pw.apply_(residual(), pw.AdaQuant(steps=15, activations="uint4"), data=[IMAGES * 2], folder=tmp_path)
 
 
+class Tanh(Residual):
+    """The same tensors with another forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.tanh())
+
+
+def test_a_journal_of_a_net_with_the_same_tensors_and_another_forward_is_refused(tmp_path: Path) -> None:
+    fitted(residual(), tmp_path)
+    torch.manual_seed(0)
+    other = Tanh().eval()
+    assert_equal(residual().state_dict(), other.state_dict())
+    with pytest.raises(MethodError, match="with other model"):
+        pw.apply_(other, pw.AdaQuant(steps=15, activations="uint4"), data=[IMAGES], folder=tmp_path)
+
+
+def test_a_changed_value_in_a_unit_file_is_noticed(tmp_path: Path) -> None:
+    fitted(residual(), tmp_path)
+    file = next(tmp_path.rglob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1  # tensors come last
+    file.write_bytes(data)
+    with pytest.raises(MethodError, match=r"its checksum is not that of its contents.*remove it"):
+        fitted(residual(), tmp_path)
+
+
+def test_names_longer_than_a_file_system_takes_resume(tmp_path: Path) -> None:
+    def deep() -> nn.Module:
+        torch.manual_seed(0)
+        return Named(nn.ModuleDict({"a" * 300 + end: nn.Conv2d(2, 2, 3) for end in "xy"})).eval()
+
+    first = fitted(deep(), tmp_path)
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    assert len(files) == 2
+    assert_equal(first, fitted(deep(), tmp_path))
+    assert files == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+
+
+class Named(nn.Module):
+    """Calls its parts in order."""
+
+    def __init__(self, parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts.children():
+            x = part(x)
+        return x
+
+
 def test_a_damaged_unit_file_is_named(tmp_path: Path) -> None:
     fitted(residual(), tmp_path)
     file = next(tmp_path.rglob("*.safetensors"))

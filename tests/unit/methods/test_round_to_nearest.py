@@ -107,8 +107,41 @@ class Unused(nn.Module):
 
 
 def test_a_layer_that_is_never_called_is_named() -> None:
-    with pytest.raises(MethodError, match="'spare' received no calibration data"):
-        pw.apply_(Unused(), pw.RoundToNearest(), data=[torch.randn(4, 4)])
+    applied = pw.apply_(Unused(), pw.RoundToNearest(), data=[torch.randn(4, 4)])
+    assert applied.changed == ("used",)
+    assert applied.skipped == {"spare": "the model's forward never calls it"}
+    with pytest.raises(MethodError, match="none of spare received calibration data"):
+        pw.apply_(Unused(), pw.RoundToNearest(include=("spare",)), data=[torch.randn(4, 4)])
+
+
+class Mixed(nn.Module):
+    """Weights that are no Linear layer's, and one the model holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.norm = nn.LayerNorm((3, 4))
+        self.table = nn.Parameter(torch.zeros(3, 4))
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.norm(self.lstm(self.first(x) + self.table)[0]))
+
+
+@pytest.mark.parametrize(
+    "method", [pw.RoundToNearest(exclude=("last",)), pw.GPTQ(exclude=("last",))], ids=["rtn", "gptq"]
+)
+def test_weights_that_stay_in_float_are_named(method: pw.Method) -> None:
+    name = type(method).__name__
+    model = Mixed().eval()
+    applied = pw.apply_(model, method, data=[torch.randn(8, 3, 4)])
+    assert applied.skipped == {
+        "last": "left out by include/exclude",
+        "lstm": f"{name} takes no LSTM: 128 values stay in float",
+        "table": f"{name} takes no Mixed: 12 values stay in float",
+    }
+    again = pw.apply_(model, pw.RoundToNearest(include=("last",)), data=[torch.randn(8, 3, 4)])
+    assert "first" not in again.skipped  # an earlier method has put it on a grid
 
 
 def test_observation_is_bounded_keeps_extremes_and_gives_everything_back() -> None:

@@ -275,3 +275,36 @@ def test_a_reference_of_another_net_is_refused() -> None:
     model = rounded(net())
     with pytest.raises(MethodError, match="the reference has no layer 'conv1'"):
         pw.apply_(model, pw.BiasCorrection(), data=[images(8)], reference=nn.Sequential(nn.Conv2d(2, 4, 3)))
+
+
+class Tied(nn.Module):
+    """A language model whose head reads the table; a second pair of layers shares a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 6)
+        self.inner, self.twin = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.twin.bias = self.inner.bias
+        self.head = nn.Linear(6, 7)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.head(self.twin(self.inner(self.table(tokens).mean(1)).relu()))
+        return out
+
+
+def test_what_other_modules_hold_too_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    reference = Tied().eval()
+    model = copy.deepcopy(reference)
+    tokens = torch.randint(0, 7, (64, 5))
+    pw.apply_(model, pw.RoundToNearest(weights="int3", activations="uint4"), data=[tokens])
+    table = model.table(tokens).clone()
+    applied = pw.apply_(model, pw.StatisticsTuning(), data=[tokens], reference=reference)
+    assert applied.changed == ("head",)
+    assert applied.skipped == {"inner": "its bias is that of 'twin' too", "twin": "its bias is that of 'inner' too"}
+    assert applied.metrics["head.mean_only"] == "its weight is that of 'table' too"
+    assert torch.equal(model.table(tokens), table)
+    with torch.no_grad():
+        measured = (model(tokens) - reference(tokens)).mean(0).abs().max()
+    assert float(measured) < 1e-5

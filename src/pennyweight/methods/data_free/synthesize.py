@@ -25,8 +25,8 @@ from pennyweight.methods.data_free.stored_statistics import (
     statistics_digest,
     statistics_of,
 )
-from pennyweight.methods.reconstruction.journal import model_digest
 from pennyweight.nn.calling import output_tensor
+from pennyweight.nn.digest import model_digest
 from pennyweight.nn.modes import in_mode
 from pennyweight.numerics.random import Key, normal, randint
 

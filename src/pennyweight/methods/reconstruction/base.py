@@ -29,6 +29,7 @@ from pennyweight.nn.execution import Execution, execution_of
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import WEIGHTED
 from pennyweight.nn.surgery import match
+from pennyweight.nn.tying import tied_to
 from pennyweight.numerics.affine import PerGroup, parse_granularity
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.random import Key
@@ -200,12 +201,11 @@ def check_not_shared(fqn: str, layer: nn.Module, model: nn.Module) -> None:
     Raises:
         MethodError: another module has the layer's weight too, as tables of tokens and last layers do.
     """
-    for name, other in model.named_modules():
-        if other is not layer and any(value is layer.weight for value in other._parameters.values()):
-            raise MethodError(
-                f"layer {fqn!r} shares its weight with {name!r}, which fitting it would change unseen: "
-                f"exclude=({fqn!r},), or take RoundToNearest, which moves no weight"
-            )
+    if (name := tied_to(model, layer)) is not None:
+        raise MethodError(
+            f"layer {fqn!r} shares its weight with {name!r}, which fitting it would change unseen: "
+            f"exclude=({fqn!r},), or take RoundToNearest, which moves no weight"
+        )
 
 
 class _Fitting:

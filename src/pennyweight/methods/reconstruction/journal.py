@@ -17,36 +17,24 @@ from torch import Tensor, nn
 from pennyweight.errors import MethodError
 from pennyweight.methods.reconstruction.solver import FitRecord
 from pennyweight.methods.reconstruction.unit import Unit
+from pennyweight.nn.digest import model_digest, tensors_digest
 from pennyweight.nn.gemm import GemmModule
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight
 from pennyweight.numerics.affine import AffineParameters, parse_granularity
 from pennyweight.numerics.formats import IntFormat, parse_format
 
 MANIFEST = "manifest.json"
+_LONGEST_NAME = 150
 
 
 def fingerprint(model: nn.Module, inputs: Tensor | Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a journal belongs to, a digest a part: weights, calibration data, settings."""
+    """What a journal belongs to, a digest a part: model, calibration data, settings."""
     named = {"input": inputs} if isinstance(inputs, Tensor) else inputs
     return {
-        "weights": model_digest(model),
-        "calibration": _digest(named),
+        "model": model_digest(model),
+        "calibration": tensors_digest(named),
         "settings": json.dumps(settings, sort_keys=True),
     }
-
-
-def model_digest(model: nn.Module) -> str:
-    """Of all parameters and buffers."""
-    return _digest(model.state_dict())
-
-
-def _digest(tensors: Mapping[str, Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class UnitJournal:
@@ -69,7 +57,7 @@ class UnitJournal:
             if manifest.exists():
                 self._check(manifest)
             else:
-                _write_atomically(manifest, json.dumps({"schema": 1, **self._owner}, indent=1).encode())
+                _write_atomically(manifest, json.dumps({"schema": 2, **self._owner}, indent=1).encode())
         except OSError as error:
             raise MethodError(f"cannot keep finished units in {folder}: {error}") from error
 
@@ -80,8 +68,11 @@ class UnitJournal:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["record"])
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            if metadata["checksum"] != _checksum(metadata["record"], tensors):
+                raise ValueError("its checksum is not that of its contents")
+            facts = json.loads(metadata["record"])
             for name, layer in unit.layers.items():
                 _load_layer(
                     layer,
@@ -99,14 +90,18 @@ class UnitJournal:
             "fit": dataclasses.asdict(fit),
             "layers": {name: _layer_facts(layer) for name, layer in unit.layers.items()},
         }
-        data = safetensors.torch.save(tensors, metadata={"record": json.dumps(facts)})
+        record = json.dumps(facts)
+        data = safetensors.torch.save(tensors, metadata={"record": record, "checksum": _checksum(record, tensors)})
         try:
             _write_atomically(self._path(unit, formats), data)
         except OSError as error:
             raise MethodError(f"cannot keep unit {unit.name!r}: {error}") from error
 
     def _path(self, unit: Unit, formats: str) -> Path:
-        return self._units / f"{unit.name}.{formats.replace('/', '-').replace(', ', '+')}.safetensors"
+        name = f"{unit.name}.{formats.replace('/', '-').replace(', ', '+')}"
+        if len(name) > _LONGEST_NAME:  # file systems allow 255 bytes, ".safetensors.part" among them
+            name = f"{name[:_LONGEST_NAME]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+        return self._units / f"{name}.safetensors"
 
     def _check(self, manifest: Path) -> None:
         try:
@@ -121,6 +116,11 @@ class UnitJournal:
                 f"{manifest.parent} holds units of another run, with other {' and '.join(differing)} ({shown}): remove "
                 f"the folder or give another one"
             )
+
+
+def _checksum(record: str, tensors: Mapping[str, Tensor]) -> str:
+    contents = tensors_digest(dict(sorted(tensors.items())))
+    return hashlib.blake2b(f"{record}{contents}".encode(), digest_size=16).hexdigest()
 
 
 def _layer_state(layer: GemmModule) -> dict[str, Tensor]:
