@@ -42,6 +42,7 @@ import pennyweight as pw
 from cells import RUNS, BudgetSpentError, Cells
 from pennyweight.data import ImageDataset, batch_at
 from pennyweight.methods import Method
+from pennyweight.methods.allocation.problem import Candidate
 from pennyweight.methods.data_free import bns_divergence, check_leak
 from pennyweight.models import load_checkpoint
 from pennyweight.numerics.measure import interval_mean
@@ -436,7 +437,7 @@ def mixed(bench: Bench, cells: Cells) -> Rows:
 
 def expanded(candidate: str) -> str:
     """ "w4a8" as "int4/int8"."""
-    return str(pw.BitAllocation(candidates=(candidate, "w7a7"), size_ratio=1.0).parsed()[0])
+    return str(Candidate.parse(candidate))
 
 
 def layer_bytes(model: nn.Module, candidates: Sequence[str]) -> dict[tuple[str, str], float]:

@@ -92,7 +92,7 @@ def adaquant(weights: str, activations: str, steps: int) -> list[Method]:
 def mixed() -> list[Method]:
     """At the bytes of 5-bit weights throughout."""
     budget = pw.BitAllocation(candidates=("w8a8", "w6a8", "w5a8", "w4a8"), size_ratio=5 / 32 + 0.0125, max_samples=32)
-    return [pw.RoundToNearest(weights=budget, activations="uint8")]
+    return [pw.RoundToNearest(weights=budget)]
 
 
 def pipelines(quick: bool) -> dict[str, list[Method]]:

@@ -97,6 +97,14 @@ def test_is_a_frozen_keyword_only_dataclass(kind: type[Method]) -> None:
 
 
 @every()
+@pytest.mark.usefixtures("unchecked")
+def test_every_setting_refuses_another_type(kind: type[Method]) -> None:
+    for field in dataclasses.fields(kind):
+        with pytest.raises(MethodError, match=rf"^{field.name}=<object object at .*>: "):
+            kind(**{field.name: object()})
+
+
+@every()
 def test_has_a_card(kind: type[Method]) -> None:
     card = kind.card()
     for heading in ("What:", "When to use:", "Caveats:", "Source:", "Args:"):

@@ -52,10 +52,6 @@ class AdaQuant(LayerwiseQuantization):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        if unknown := sorted(set(self.tune) - set(TUNED)):
-            raise MethodError(f"tune={self.tune}: {unknown[0]!r} is none of {', '.join(TUNED)}")
-        if self.rates not in ("relative", "reference"):
-            raise MethodError(f"rates={self.rates!r}: valid are 'relative' and 'reference'")
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise MethodError(f"{name}={getattr(self, name)}: must be at least 1")

@@ -65,7 +65,7 @@ class AdaRound(LayerwiseQuantization):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        check_learning(self.tune, self.steps, self.batch_size, self.rate, self.regularization)
+        check_learning(self.steps, self.batch_size, self.rate, self.regularization)
 
     def solver(self, *, rehearsal: bool) -> Solver:
         """Adam over what `tune` names."""
@@ -79,16 +79,12 @@ class AdaRound(LayerwiseQuantization):
         )
 
 
-def check_learning(
-    tune: tuple[str, ...], steps: int, batch_size: int, rate: float | None, regularization: float
-) -> None:
+def check_learning(steps: int, batch_size: int, rate: float | None, regularization: float) -> None:
     """Refuse settings of learned rounding that make no sense.
 
     Raises:
         MethodError: naming the first such setting.
     """
-    if unknown := sorted(set(tune) - set(CHOSEN)):
-        raise MethodError(f"tune={tune}: {unknown[0]!r} is none of {', '.join(CHOSEN)}")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise MethodError(f"{name}={value}: must be at least 1")

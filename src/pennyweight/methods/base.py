@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pennyweight.errors import MethodError
+from pennyweight.methods.settings import check_settings
 from pennyweight.methods.untouched import untouched_weights
 from pennyweight.nn.calling import Batch
 from pennyweight.nn.surgery import match
@@ -116,6 +117,10 @@ class Method:
     targets: ClassVar[tuple[type[nn.Module], ...]]
     touches: ClassVar[frozenset[str]]
     paper: ClassVar[Paper]
+
+    def __post_init__(self) -> None:
+        """Check the settings' types; methods add what else can be wrong."""
+        check_settings(self)
 
     @classmethod
     def card(cls) -> Card:

@@ -42,6 +42,7 @@ class BiasCorrection(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if self.max_samples < 1:
             raise MethodError(f"max_samples={self.max_samples}: a mean needs at least 1 sample")
 

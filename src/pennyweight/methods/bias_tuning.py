@@ -63,6 +63,7 @@ class BiasTuning(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         for name in ("steps", "batch_size", "evaluate_every", "max_samples"):
             if getattr(self, name) < 1:
                 raise MethodError(f"{name}={getattr(self, name)}: must be at least 1")

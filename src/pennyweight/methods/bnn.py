@@ -80,10 +80,7 @@ class BNN(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.first_input not in ("int8", "binary"):
-            raise MethodError(f"first_input={self.first_input!r}: valid are 'int8' and 'binary'")
-        if self.batch_norm not in ("keep", "shift"):
-            raise MethodError(f"batch_norm={self.batch_norm!r}: valid are 'keep' and 'shift'")
+        super().__post_init__()
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The layers' operand slots, and the batch norms where they are replaced."""

@@ -42,10 +42,9 @@ class GhostBatchNorm(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if self.ghost_batch_size < 1:
             raise MethodError(f"ghost_batch_size={self.ghost_batch_size}: a ghost batch holds at least 1 sample")
-        if self.statistics not in ("average", "sequential"):
-            raise MethodError(f"statistics={self.statistics!r}: valid are 'average' and 'sequential'")
 
     def _apply(self, model: nn.Module, context: Context) -> Applied:
         swaps: dict[str, nn.Module] = {}

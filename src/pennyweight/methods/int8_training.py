@@ -103,6 +103,7 @@ class Int8Training(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         for role in ("weights", "activations", "gradients", "update_gradients"):
             if getattr(self, role) is not None:
                 integer_format(role, getattr(self, role))
@@ -120,17 +121,11 @@ class Int8Training(Method):
             raise MethodError(f"grad_rounding={self.grad_rounding!r}: valid are 'stochastic' and 'nearest_even'")
         if isinstance(parse_granularity(self.granularity), PerGroup):
             raise MethodError(f"granularity={self.granularity!r}: valid are 'channel' and 'tensor'")
-        if self.input_range not in ("sample", "batch"):
-            raise MethodError(f"input_range={self.input_range!r}: valid are 'sample' and 'batch'")
-        if self.norm not in ("range", "batch", "keep"):
-            raise MethodError(f"norm={self.norm!r}: valid are 'range', 'batch' and 'keep'")
         for name, bits in (("norm_bits", self.norm_bits), ("norm_gradient_bits", self.norm_gradient_bits)):
             if bits is not None and not 2 <= bits <= 8:
                 raise MethodError(f"{name}={bits}: quantized normalization takes 2 to 8 bits")
         if self.num_chunks < 1:
             raise MethodError(f"num_chunks={self.num_chunks}: the values are split into at least 1 chunk")
-        if self.scale not in ("exact", "repo", "paper"):
-            raise MethodError(f"scale={self.scale!r}: valid are 'exact', 'repo' and 'paper'")
         if self.exact and (self.weights is None or self.activations is None):
             raise MethodError("exact=True multiplies integer codes: give weights= and activations=")
 

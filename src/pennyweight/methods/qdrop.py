@@ -67,7 +67,7 @@ class QDrop(LayerwiseQuantization):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        check_learning(self.tune, self.steps, self.batch_size, self.rate, self.regularization)
+        check_learning(self.steps, self.batch_size, self.rate, self.regularization)
         if not 0 <= self.drop <= 1:
             raise MethodError(f"drop={self.drop}: a probability, in [0, 1]")
 

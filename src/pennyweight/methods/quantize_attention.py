@@ -54,11 +54,14 @@ class QuantizeAttention(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         integer_format("activations", self.activations)
-        if self.activation_range not in ("minmax", "percentile", "mse"):
-            raise MethodError(f"activation_range={self.activation_range!r}: valid are 'minmax', 'percentile' and 'mse'")
+        self._ranges()
         if self.max_samples < 1:
             raise MethodError(f"max_samples={self.max_samples}: calibration needs at least 1 sample")
+
+    def _ranges(self) -> Ranges:
+        return Ranges(activations=self.activation_range, percentile=self.percentile)
 
     def needs_data(self) -> bool:
         """The products are found, and their ranges measured, by running the model."""
@@ -105,7 +108,7 @@ class QuantizeAttention(Method):
     def _fill(self, model: nn.Module, owners: list[str], data: Batches) -> dict[str, float | str]:
         """Observe every operand of the products, then put its quantizer into its slot."""
         format = integer_format("activations", self.activations)
-        ranges = Ranges(activations=self.activation_range, percentile=self.percentile)
+        ranges = self._ranges()
         operands = {
             f"{owner}.products.{name}": chain
             for owner in owners

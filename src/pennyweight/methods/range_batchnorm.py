@@ -66,10 +66,9 @@ class RangeBatchNorm(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if self.num_chunks < 1:
             raise MethodError(f"num_chunks={self.num_chunks}: the values are split into at least 1 chunk")
-        if self.scale not in ("exact", "repo", "paper"):
-            raise MethodError(f"scale={self.scale!r}: valid are 'exact', 'repo' and 'paper'")
         if self.ghost_batch_size is not None and self.ghost_batch_size < 1:
             raise MethodError(f"ghost_batch_size={self.ghost_batch_size}: a ghost batch holds at least 1 sample")
         if self.bits is not None and not 2 <= self.bits <= 8:

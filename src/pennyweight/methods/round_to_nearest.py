@@ -13,7 +13,7 @@ from pennyweight.methods.allocation.states import state_of
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.calibration import first_samples, heavy_tailed, observe_inputs
 from pennyweight.methods.reconstruction.gathering import gathered
-from pennyweight.methods.reconstruction.student import Student, formats_of
+from pennyweight.methods.reconstruction.student import Student, check_allocation, formats_of
 from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
 from pennyweight.nn.calling import Batch, take_samples
 from pennyweight.nn.embedding import as_slotted
@@ -72,17 +72,14 @@ class RoundToNearest(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         if isinstance(self.weights, BitAllocation):
-            for candidate in self.weights.parsed():
-                formats_of(candidate)
+            check_allocation(self.weights, self.activations, unused=("int8",))
         else:
             self._formats()
         if self.weights is None and self.activations is None:
             raise MethodError("weights and activations are both None: nothing to round")
-        parse_granularity(self.granularity)
-        for role in ("weight_range", "activation_range"):
-            if getattr(self, role) not in ("minmax", "percentile", "mse"):
-                raise MethodError(f"{role}={getattr(self, role)!r}: valid are 'minmax', 'percentile' and 'mse'")
+        self._ranges()
         if self.max_samples < 1:
             raise MethodError(f"max_samples={self.max_samples}: calibration needs at least 1 sample")
 

@@ -38,6 +38,17 @@ class Ranges:
     activations: Estimator = "mse"
     percentile: float = 99.99
 
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        parse_granularity(self.granularity)
+        if not 50 < self.percentile <= 100:
+            raise MethodError(f"percentile={self.percentile}: the share of values covered lies in (50, 100]")
+        if self.percentile != Ranges.percentile and "percentile" not in (self.weights, self.activations):
+            raise MethodError(
+                f"percentile={self.percentile} has no effect: give weight_range='percentile' or "
+                f"activation_range='percentile'"
+            )
+
     def of_weight(self, weight: Tensor, format: IntFormat) -> AffineParameters:
         """Symmetric codes of a weight."""
         granularity = parse_granularity(self.granularity)

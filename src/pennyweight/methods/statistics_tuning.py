@@ -79,8 +79,7 @@ class StatisticsTuning(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.target not in ("float", "batchnorm"):
-            raise MethodError(f"target={self.target!r}: valid are 'float' and 'batchnorm'")
+        super().__post_init__()
         if not 0 < self.strength <= 1:
             raise MethodError(f"strength={self.strength}: a share in (0, 1]")
         if not 0 < self.clip[0] <= 1 <= self.clip[1]:

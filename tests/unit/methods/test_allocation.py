@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import pennyweight as pw
 from oracles.knapsack import best_by_enumeration
 from pennyweight.errors import InfeasibleBudgetError, MethodError
-from pennyweight.methods.allocation.costs import bits_of, latency_of
+from pennyweight.methods.allocation.costs import latency_of
 from pennyweight.methods.allocation.dynamic_program import allocate_by_dynamic_program
 from pennyweight.methods.allocation.frontier import budget_plans, plan_of, random_plan, uniform_plans
 from pennyweight.methods.allocation.integer_program import allocate
@@ -129,8 +129,9 @@ def test_the_plan_beats_random_plans_and_uniform_ones() -> None:
         assert best.predicted <= drawn.predicted + 1e-9
     uniform = uniform_plans(problem)
     assert [len(set(plan.choice.values())) for plan in uniform] == [1, 1, 1, 1]
-    frontier = budget_plans(problem, "size_bytes", [1.0, 2000.0, 3000.0])
+    frontier, unmet = budget_plans(problem, "size_bytes", [1.0, 2000.0, 3000.0])
     assert [budget for budget, _ in frontier] == [2000.0, 3000.0]
+    assert unmet == [1.0]
     assert random_plan(problem, {"size_bytes": 1.0}, Key(0)) is None
 
 
@@ -158,7 +159,35 @@ def test_refusals() -> None:
         pw.BitAllocation(candidates=("w8a8", "w4a4"), latency_ms=1.0)
     with pytest.raises(MethodError, match="'conv' as int4/int8"):
         latency_of({"conv": {"int8/int8": 1.0}}, "conv", Candidate.parse("w4a8"))
-    assert bits_of(None) == 32
+    assert Candidate.parse("int4/float").bits == (4, 32)
+
+
+def test_what_has_no_effect_is_refused() -> None:
+    two = {"candidates": ("w8a8", "w4a4"), "size_ratio": 0.2}
+    with pytest.raises(MethodError, match="minimise='bops' has no effect without max_degradation"):
+        pw.BitAllocation(**two, minimise="bops")
+    with pytest.raises(MethodError, match="latency_table has no effect"):
+        pw.BitAllocation(**two, latency_table="table.json")
+    for method in (pw.RoundToNearest, pw.AdaQuant):
+        with pytest.raises(MethodError, match="activations='uint4' has no effect beside a BitAllocation"):
+            method(weights=pw.BitAllocation(**two), activations="uint4")
+        with pytest.raises(MethodError, match=r"percentile=99\.0 has no effect"):
+            method(percentile=99.0)
+        assert method(percentile=99.0, weight_range="percentile").percentile == 99.0
+
+
+def test_the_order_of_candidates_says_nothing() -> None:
+    one = pw.BitAllocation(candidates=("w8a8", "w4a8", "w4a4", "float"), size_ratio=0.2)
+    other = pw.BitAllocation(candidates=("w4a4", "float", "w8a8", "w4a8"), size_ratio=0.2)
+    assert one.parsed() == other.parsed()
+    assert [str(c) for c in one.parsed()] == ["float/float", "int8/int8", "int4/int8", "int4/int4"]
+
+
+def test_budgets_of_the_frontier_that_nothing_meets_are_named() -> None:
+    allocation = pw.BitAllocation(candidates=("w8a8", "w4a8"), size_ratio=0.2, frontier=(0.01, 0.2), max_samples=4)
+    applied = pw.apply_(net(), pw.RoundToNearest(weights=allocation), data=[IMAGES])
+    assert applied.metrics["allocation.frontier_unmet"] == "0.01"
+    assert sum(row["kind"] == "plan" for row in applied.tables["Frontier"]) == 2
 
 
 IMAGES = (torch.randint(0, 256, (24, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128

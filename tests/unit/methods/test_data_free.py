@@ -330,3 +330,53 @@ def test_copied_training_images_are_called_a_leak() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(MethodError):
         Synthesis(**settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_samples_that_make_no_sense_are_refused(trained: nn.Module, digits: Any) -> None:
+    images = digits.normalize(digits.images[:16])
+    for settings in ({"n": 2.5}, {"n": -1}, {"n": 1}, {"draws": 3}, {"allowance": float("nan")}):
+        with pytest.raises(MethodError, match=f"{next(iter(settings))}="):
+            pw.preflight(trained, images, **settings)
+    with pytest.raises(MethodError, match="bootstrap=-1"):
+        pw.bns_divergence(trained, images, bootstrap=-1)
+    with pytest.raises(MethodError, match="1 sample has no variance"):
+        pw.preflight(trained, images[:1])
+    with pytest.raises(MethodError, match=r"n=2\.5"):
+        pw.synthesize(trained, 2.5, like=digits)
+
+
+def test_broken_running_statistics_name_the_module(trained: nn.Module, digits: Any) -> None:
+    model = copy.deepcopy(trained)
+    name, norm = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norm.running_var[0] = float("nan")
+    with pytest.raises(NumericsError, match=f"running variance of batch norm '{name}'"):
+        pw.preflight(model, digits.normalize(digits.images[:8]))
+
+
+def test_statistics_of_another_shape_or_of_nothing_are_refused(trained: nn.Module, digits: Any, tmp_path: Path) -> None:
+    images = digits.normalize(digits.images[:8])
+    known = statistics_of(trained)
+    name = next(iter(known))
+    narrow = {name: LayerStatistics(known[name].mean[:-1], known[name].var[:-1])}
+    with pytest.raises(MethodError, match=rf"layer '{name}' are of {len(known[name].mean) - 1} channels"):
+        pw.preflight(trained, images, statistics=narrow)
+    with pytest.raises(MethodError, match="describe no layer"):
+        pw.preflight(trained, images, statistics={})
+    save_statistics({}, tmp_path / "empty")
+    with pytest.raises(MethodError, match="it describes no layer"):
+        load_statistics(tmp_path / "empty")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_path_is_asked_for() -> None:
+    with pytest.raises(MethodError, match="reads the file of a path, not a int"):
+        load_statistics(3)
+
+
+def test_images_that_are_no_numbers_have_no_neighbours() -> None:
+    images = torch.rand(4, 1, 3, 3)
+    broken = images.clone()
+    broken[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NumericsError, match="heldout images"):
+        check_leak(images, images, broken)

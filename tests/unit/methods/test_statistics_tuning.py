@@ -259,7 +259,7 @@ def test_layers_that_run_twice_are_left_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"target": "nowhere"}, "'float' and 'batchnorm'"),
+        ({"target": "nowhere"}, "'float', 'batchnorm'"),
         ({"strength": 0.0}, r"a share in \(0, 1\]"),
         ({"clip": (2.0, 3.0)}, "the least gain lies in"),
         ({"max_samples": 1}, "at least 2 samples"),

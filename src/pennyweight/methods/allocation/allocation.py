@@ -6,7 +6,8 @@ from typing import Literal
 
 from pennyweight.errors import InfeasibleBudgetError, MethodError
 from pennyweight.methods.allocation.problem import Candidate, Problem
-from pennyweight.methods.allocation.sensitivity import METRICS, MetricName
+from pennyweight.methods.allocation.sensitivity import MetricName
+from pennyweight.methods.settings import check_settings
 
 BUDGETS: Mapping[str, str] = {
     "size_ratio": "size_bytes",
@@ -33,7 +34,7 @@ class BitAllocation:
 
     Args:
         candidates: such as ("int8/int8", "int4/int8", "w4a4"), weights before the layer's input; one format stands for
-            both; "float" is allowed. The first is the base that layers rest at, normally the most precise.
+            both; "float" is allowed. The most precise is the base that layers rest at; their order says nothing.
         size_ratio: bytes of weights, scales and biases over those of float32, at most.
         size_bytes: the same in bytes.
         mean_bits: bits a weight on average.
@@ -48,7 +49,7 @@ class BitAllocation:
         refine: measure so many of the best plans as a whole, and take the best of them by measurement.
         tie: layers that read the same tensor get the same activation format.
         latency_table: JSON file, unit to candidate to milliseconds.
-        frontier: size ratios to solve for besides, for the table of the report.
+        frontier: size ratios to solve for besides, for the table of the report, which names those that no plan meets.
         random_plans: plans drawn at random within the same budgets, for the same table.
 
     Source: arXiv 2006.10518, section 4.
@@ -78,6 +79,7 @@ class BitAllocation:
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        check_settings(self)
         parsed = self.parsed()
         if len(set(parsed)) < 2:
             raise MethodError(f"candidates={self.candidates}: a choice needs at least 2 different ones")
@@ -89,20 +91,20 @@ class BitAllocation:
                 raise MethodError(f"{name}={value}: a budget is positive")
         if self.max_degradation is not None and not self.max_degradation >= 0:
             raise MethodError(f"max_degradation={self.max_degradation}: must be at least 0")
-        if (
-            "latency_ms" in (*given, self.minimise if self.max_degradation is not None else "")
-            and not self.latency_table
-        ):
+        timed = "latency_ms" in (*given, self.minimise)
+        if timed and not self.latency_table:
             raise MethodError("latency_ms needs latency_table: a JSON file, unit to candidate to milliseconds")
-        if self.metric not in METRICS:
-            raise MethodError(f"metric={self.metric!r}: valid are {', '.join(map(repr, METRICS))}")
+        if self.max_degradation is None and self.minimise != "size_bytes":
+            raise MethodError(f"minimise={self.minimise!r} has no effect without max_degradation=, which it belongs to")
+        if self.latency_table is not None and not timed:
+            raise MethodError("latency_table has no effect without latency_ms=, or max_degradation= with minimise=")
         for name in ("max_samples", "refine", "random_plans"):
             if getattr(self, name) < (name == "max_samples"):
                 raise MethodError(f"{name}={getattr(self, name)}: too small")
 
     def parsed(self) -> tuple[Candidate, ...]:
-        """The candidates, the base first."""
-        return tuple(Candidate.parse(text) for text in self.candidates)
+        """The candidates, the most precise first: by bits of weights, then of activations."""
+        return tuple(sorted(map(Candidate.parse, self.candidates), key=lambda one: one.bits, reverse=True))
 
     def limits(self, float_values: Mapping[str, float]) -> dict[str, float]:
         """What the budgets allow, by quantity; the peak of activations is no sum and stands elsewhere.

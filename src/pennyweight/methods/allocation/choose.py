@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
 from pennyweight.methods.allocation.allocation import BitAllocation, without_large_inputs
-from pennyweight.methods.allocation.costs import bits_of, costs_of, latency_of
+from pennyweight.methods.allocation.costs import costs_of, latency_of
 from pennyweight.methods.allocation.frontier import budget_plans, frontier_row, random_plan, uniform_plans
 from pennyweight.methods.allocation.integer_program import allocate
 from pennyweight.methods.allocation.problem import DEGRADATION, Candidate, Option, Plan, Problem
@@ -93,7 +93,7 @@ def choose_(
         return max(meter.measure() - sensitivity.base, 0.0)
 
     plan = _best(allocation, search, limits, measured)
-    rows = _frontier_rows(allocation, search, limits, plan, _float_values(layers, execution), measured)
+    rows, unmet = _frontier_rows(allocation, search, limits, plan, _float_values(layers, execution), measured)
     for unit, candidate in plan.choice.items():
         apply_state_(layers[unit], states[unit, candidate])
     return Allocated(
@@ -106,6 +106,7 @@ def choose_(
             "allocation.base": sensitivity.base,
             "allocation.size_bytes": plan.values["size_bytes"],
             "allocation.gap": plan.gap,
+            **({"allocation.frontier_unmet": unmet} if unmet else {}),
             **{f"{unit}.formats": str(candidate) for unit, candidate in plan.choice.items()},
         },
     )
@@ -154,7 +155,7 @@ def _problem(
             has_bias=layer.bias is not None,
             latency_ms=None if table is None else latency_of(table, unit, candidate),
         )
-        costs["weight_bits"] = float(bits_of(candidate.weights) * sizes[unit].weight_numel)
+        costs["weight_bits"] = float(candidate.bits[0] * sizes[unit].weight_numel)
         costs[DEGRADATION] = sensitivity.degradation(unit, candidate)
         options[unit].append(Option(candidate=candidate, values=costs))
     return Problem(options=options, ties=_ties(sizes, options) if allocation.tie else ())
@@ -213,16 +214,19 @@ def _frontier_rows(
     plan: Plan,
     float_values: Mapping[str, float],
     measured: Any,
-) -> list[dict[str, Any]]:
-    """The chosen plan, and what it is compared with where that was asked for."""
+) -> tuple[list[dict[str, Any]], str]:
+    """The chosen plan, and what it is compared with where that was asked for; size ratios that no plan meets."""
     rows = [{**frontier_row("plan", plan, limits.get("size_bytes"), None), "measured": plan.measured}]
+    unmet: list[float] = []
     if allocation.frontier:
-        budgets = [ratio * float_values["size_bytes"] for ratio in allocation.frontier]
-        rows += [frontier_row("plan", p, b, measured) for b, p in budget_plans(problem, "size_bytes", budgets)]
+        whole = float_values["size_bytes"]
+        found, unmet = budget_plans(problem, "size_bytes", [ratio * whole for ratio in allocation.frontier])
+        rows += [frontier_row("plan", p, budget, measured) for budget, p in found]
+        unmet = [budget / whole for budget in unmet]
     if allocation.frontier or allocation.random_plans:
         rows += [frontier_row("uniform", p, None, measured) for p in uniform_plans(problem)]
     for index in range(allocation.random_plans):
         drawn = random_plan(problem, limits or {"size_bytes": plan.values["size_bytes"]}, Key(0).fold("plan", index))
         if drawn is not None:
             rows.append(frontier_row("random", drawn, limits.get("size_bytes"), measured))
-    return rows
+    return rows, ", ".join(f"{ratio:.3g}" for ratio in unmet)

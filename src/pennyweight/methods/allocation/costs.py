@@ -6,9 +6,7 @@ from pennyweight.errors import MethodError
 from pennyweight.methods.allocation.problem import Candidate
 from pennyweight.nn.execution import Layer
 from pennyweight.numerics.affine import Granularity, PerChannel, PerGroup
-from pennyweight.numerics.formats import parse_format
 
-FLOAT_BITS = 32
 RESOURCES = ("size_bytes", "bops", "activation_bytes", "latency_ms")
 _SCALE_BYTES = 4
 _INPUT_PARAMETERS_BYTES = 8
@@ -35,7 +33,7 @@ def costs_of(
         multiply-accumulates times the bits of both operands, a sample (arXiv 1804.10969). "activation_bytes": the
         layer's input at its bits, a sample. "latency_ms" where given.
     """
-    weight_bits, input_bits = bits_of(candidate.weights), bits_of(candidate.activations)
+    weight_bits, input_bits = candidate.bits
     size = -(-weight_bits * layer.weight_numel // 8)
     if candidate.weights is not None:
         size += _SCALE_BYTES * _num_scales(granularity, weight_shape)
@@ -48,15 +46,6 @@ def costs_of(
         "activation_bytes": layer.input_numel * input_bits / 8,
     }
     return costs if latency_ms is None else {**costs, "latency_ms": latency_ms}
-
-
-def bits_of(format: str | None) -> int:
-    """Bits of a format; 32 for float."""
-    if format is None:
-        return FLOAT_BITS
-    bits = parse_format(format).bits
-    assert isinstance(bits, int)
-    return bits
 
 
 def _num_scales(granularity: Granularity, weight_shape: tuple[int, ...]) -> int:

@@ -11,15 +11,17 @@ from pennyweight.numerics.random import Key, permutation, randint
 Kind = Literal["plan", "uniform", "random"]
 
 
-def budget_plans(problem: Problem, resource: str, budgets: Sequence[float]) -> list[tuple[float, Plan]]:
-    """The best plan for each budget; budgets that nothing meets are left out."""
-    found = []
+def budget_plans(
+    problem: Problem, resource: str, budgets: Sequence[float]
+) -> tuple[list[tuple[float, Plan]], list[float]]:
+    """The best plan for each budget, and the budgets that nothing meets."""
+    found, unmet = [], []
     for budget in sorted(budgets):
         try:
             found.append((budget, allocate(problem, {resource: budget})))
         except InfeasibleBudgetError:
-            continue
-    return found
+            unmet.append(budget)
+    return found, unmet
 
 
 def uniform_plans(problem: Problem) -> list[Plan]:

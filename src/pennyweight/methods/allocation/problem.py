@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pennyweight.errors import MethodError
+from pennyweight.numerics.formats import parse_format
 
 DEGRADATION = "degradation"
+FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,17 @@ class Candidate:
         weights, activations = (None if part == "float" else part for part in (parts * 2)[:2])
         return cls(weights, activations)
 
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Of weights and activations; float counts as 32."""
+        return _bits(self.weights), _bits(self.activations)
+
     def __str__(self) -> str:
         return f"{self.weights or 'float'}/{self.activations or 'float'}"
+
+
+def _bits(format: str | None) -> int:
+    return FLOAT_BITS if format is None else parse_format(format).bits
 
 
 @dataclass(frozen=True, kw_only=True)

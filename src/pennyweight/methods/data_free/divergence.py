@@ -156,7 +156,8 @@ def bns_divergence(
         seed: of the resampling.
 
     Raises:
-        MethodError: no batch norm and no statistics, or fewer samples than n.
+        MethodError: no batch norm and no statistics, fewer samples than n, or fewer than two; n or bootstrap are no
+            counts.
 
     Example:
         >>> import torch, pennyweight as pw
@@ -164,6 +165,7 @@ def bns_divergence(
         >>> pw.bns_divergence(model, torch.randn(8, 3, 16, 16)).n
         8
     """
+    _require_count("bootstrap", bootstrap, 0)
     moments = _moments(model, data, statistics, n)
     whole = moments.divergences(torch.ones(1, moments.n, dtype=torch.float64))
     counts = torch.zeros(bootstrap, moments.n, dtype=torch.float64)
@@ -220,10 +222,10 @@ def preflight(
         n: samples of both; None takes all of `data`.
         allowance: nats added to the simulated threshold, for running averages are not exactly those of the training
             images. See `ALLOWANCE`; nothing is added where `real` is given.
-        draws: subsets or simulated sets.
+        draws: subsets or simulated sets, at least 20: the threshold is a percentile of them.
 
     Raises:
-        MethodError: no statistics; or `real` holds fewer than twice as many samples as are compared.
+        MethodError: no statistics; fewer than two samples; or `real` holds fewer than twice as many as are compared.
 
     Example:
         >>> import pennyweight as pw
@@ -235,6 +237,9 @@ def preflight(
         >>> pw.preflight(model, images).passed, pw.preflight(model, images * 3).passed
         (True, False)
     """
+    _require_count("draws", draws, 20)
+    if not 0 <= allowance < float("inf"):
+        raise MethodError(f"allowance={allowance}: nats, at least 0 and finite")
     found = bns_divergence(model, data, statistics=statistics, n=n, seed=seed)
     if real is None:
         known = statistics_of(model) if statistics is None else statistics
@@ -261,6 +266,11 @@ def preflight(
     if not passed:
         message += ": wrong normalization or another domain? Use the evaluation transform of the training"
     return Preflight(divergence=found, threshold=threshold, source=source, passed=passed, message=message)
+
+
+def _require_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise MethodError(f"{name}={value!r}: a whole number of at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +304,8 @@ class _Moments:
 def _moments(
     model: nn.Module, data: Batch | Sequence[Batch], statistics: StoredStatistics | None, n: int | None
 ) -> _Moments:
+    if n is not None:
+        _require_count("n", n, 2)
     known = statistics_of(model) if statistics is None else statistics
     check_fit(model, known)
     batches = [data] if isinstance(data, Tensor | Mapping) else data
@@ -301,6 +313,8 @@ def _moments(
     count = num_samples(inputs)
     if n is not None and count < n:
         raise MethodError(f"n={n}, but the data hold {count} samples")
+    if count < 2:
+        raise MethodError(f"{count} sample has no variance to compare: give at least 2, better some hundreds")
     first: dict[str, list[Tensor]] = {name: [] for name in known}
     second: dict[str, list[Tensor]] = {name: [] for name in known}
     seen: Seen = {}

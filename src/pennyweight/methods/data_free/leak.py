@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import MethodError
+from pennyweight.numerics.checks import require_finite
 
 _BLOCK = 4096
 _PASS = 256
@@ -54,12 +55,15 @@ def check_leak(
 
     Raises:
         MethodError: shapes differ, or a set is empty.
+        NumericsError: a value of the images is not finite.
     """
     for name, images in (("synthetic", synthetic), ("training", training), ("heldout", heldout)):
         if not len(images) or images.shape[1:] != training.shape[1:]:
             raise MethodError(
                 f"{name} has the shape {tuple(images.shape)}: at least one image, all of one shape, are needed"
             )
+        if images.is_floating_point():
+            require_finite(images, f"{name} images")
     if features is not None:
         synthetic, training, heldout = (_seen_through(features, images) for images in (synthetic, training, heldout))
     distance, nearest = nearest_neighbours(synthetic, training)

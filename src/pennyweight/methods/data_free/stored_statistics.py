@@ -21,6 +21,7 @@ from pennyweight.methods.statistics import Sums
 from pennyweight.nn.calling import Batch, call
 from pennyweight.nn.gemm import WEIGHTED
 from pennyweight.nn.modes import in_mode
+from pennyweight.numerics.checks import require_finite
 
 SCHEMA = 1
 
@@ -58,9 +59,10 @@ def statistics_of(model: nn.Module) -> StoredStatistics:
 
     Raises:
         MethodError: it has none; the message says why and what to do.
+        NumericsError: a running mean or variance is no finite number.
     """
     found = {
-        name: LayerStatistics(norm.running_mean.detach().clone(), norm.running_var.detach().clone(), norm.eps)
+        name: _finite(name, norm.running_mean, norm.running_var, norm.eps)
         for name, norm in model.named_modules()
         if isinstance(norm, nn.modules.batchnorm._BatchNorm)
         and norm.running_mean is not None
@@ -82,6 +84,12 @@ def statistics_of(model: nn.Module) -> StoredStatistics:
             f"scheme='inception'"
         )
     return found
+
+
+def _finite(name: str, mean: Tensor, var: Tensor, eps: float) -> LayerStatistics:
+    require_finite(mean, f"running mean of batch norm {name!r}")
+    require_finite(var, f"running variance of batch norm {name!r}")
+    return LayerStatistics(mean.detach().clone(), var.detach().clone(), eps)
 
 
 def first_input(args: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
@@ -150,6 +158,8 @@ def load_statistics(path: Path | str) -> StoredStatistics:
     Raises:
         MethodError: the file is missing, damaged or something else.
     """
+    if not isinstance(path, str | Path):
+        raise MethodError(f"load_statistics reads the file of a path, not a {type(path).__name__}")
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["statistics"])
@@ -160,6 +170,8 @@ def load_statistics(path: Path | str) -> StoredStatistics:
             name: LayerStatistics(tensors[f"{name}:mean"], tensors[f"{name}:var"], float(eps))
             for name, eps in facts["eps"].items()
         }
+        if not found:
+            raise ValueError("it describes no layer")
         for name, s in found.items():
             if s.mean.dim() != 1 or s.mean.shape != s.var.shape:
                 raise ValueError(f"the statistics of {name!r} are no pair of vectors")
@@ -181,14 +193,31 @@ def statistics_digest(statistics: StoredStatistics) -> str:
 
 
 def check_fit(model: nn.Module, statistics: StoredStatistics) -> None:
-    """Every layer the statistics name is there.
+    """Every layer the statistics name is there, and has as many channels.
 
     Raises:
-        MethodError: one is not.
+        MethodError: one is not or has not, or there is none.
     """
+    if not statistics:
+        raise MethodError("the statistics describe no layer: there is nothing to compare with")
     known = dict(model.named_modules())
     if absent := [name for name in statistics if name not in known]:
         raise MethodError(f"the statistics describe a layer {absent[0]!r}, which the model lacks: another model's?")
+    for name, stored in statistics.items():
+        channels = _channels(known[name])
+        if channels is not None and len(stored.mean) != channels:
+            raise MethodError(
+                f"the statistics of layer {name!r} are of {len(stored.mean)} channels, and the model's has {channels}: "
+                f"another model's?"
+            )
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels enter it, where it says so."""
+    for role in ("num_features", "in_features", "in_channels"):
+        if isinstance(count := getattr(module, role, None), int):
+            return count
+    return None
 
 
 _PARTS = ("mean", "var")

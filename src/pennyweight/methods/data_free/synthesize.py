@@ -25,6 +25,7 @@ from pennyweight.methods.data_free.stored_statistics import (
     statistics_digest,
     statistics_of,
 )
+from pennyweight.methods.settings import check_settings
 from pennyweight.nn.calling import output_tensor
 from pennyweight.nn.digest import model_digest
 from pennyweight.nn.modes import in_mode
@@ -74,8 +75,7 @@ class Synthesis:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.scheme not in SCHEMES:
-            raise MethodError(f"scheme={self.scheme!r}: valid are {', '.join(map(repr, SCHEMES))}")
+        check_settings(self)
         for name, least in (("steps", 1), ("batch_size", 2), ("jitter", 0), ("patience", 0)):
             if getattr(self, name) < least:
                 raise MethodError(f"{name}={getattr(self, name)}: must be at least {least}")
@@ -127,8 +127,8 @@ def synthesize(
         MethodError: the model has no batch-norm statistics and the scheme needs them, with the way out.
         NumericsError: the images became no numbers.
     """
-    if n < 1:
-        raise MethodError(f"n={n}: must be at least 1")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise MethodError(f"n={n!r}: a whole number of at least 1")
     settings = settings or Synthesis()
     known: StoredStatistics = {}
     if "bns" in settings.scheme:

@@ -21,7 +21,7 @@ from pennyweight.methods.reconstruction.journal import UnitJournal, fingerprint
 from pennyweight.methods.reconstruction.min_samples import min_samples
 from pennyweight.methods.reconstruction.samples import CacheKind, SomeSamples, UnitSamples
 from pennyweight.methods.reconstruction.solver import FitRecord, Solver
-from pennyweight.methods.reconstruction.student import Student, formats_of
+from pennyweight.methods.reconstruction.student import Student, check_allocation, formats_of
 from pennyweight.methods.reconstruction.unit import Unit, UnitKind, UnitPlan, plan_units
 from pennyweight.methods.rounding import Ranges, integer_format
 from pennyweight.nn.calling import num_samples, take_samples
@@ -43,7 +43,8 @@ class LayerwiseQuantization(Method):
     Args:
         weights: integer format of weights, 2 to 8 bits; or a `BitAllocation`, which chooses the formats of both weights
             and inputs, layer by layer.
-        activations: integer format of layers' inputs, 2 to 8 bits; None leaves them.
+        activations: integer format of layers' inputs, 2 to 8 bits; None leaves them, beside a `BitAllocation` those of
+            the first and last layer.
         edge_weights: format of the first and last layer's weights, by their place in the graph; None treats them
             like the others.
         edge_activations: the same for their inputs.
@@ -83,6 +84,7 @@ class LayerwiseQuantization(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         for role in ("weights", "activations", "edge_weights", "edge_activations"):
             if isinstance(value := getattr(self, role), str):
                 integer_format(role, value)
@@ -91,12 +93,8 @@ class LayerwiseQuantization(Method):
                 raise MethodError(
                     "a BitAllocation mixes solutions that were found apart: it takes mode='parallel' and unit='layer'"
                 )
-            for candidate in self.weights.parsed():
-                formats_of(candidate)
-        parse_granularity(self.granularity)
-        for role, valid in _CHOICES.items():
-            if getattr(self, role) not in valid:
-                raise MethodError(f"{role}={getattr(self, role)!r}: valid are {', '.join(map(repr, valid))}")
+            check_allocation(self.weights, self.activations, unused=("int8", None))
+        self.ranges()
         if self.max_samples < 1:
             raise MethodError(f"max_samples={self.max_samples}: calibration needs at least 1 sample")
         if not 0 <= self.heldout < 1:
@@ -170,15 +168,6 @@ class LayerwiseQuantization(Method):
             },
             tables={"Units": work.rows, **(allocated.tables if allocated else {})},
         )
-
-
-_CHOICES: Mapping[str, tuple[str | None, ...]] = {
-    "weight_range": ("minmax", "percentile", "mse"),
-    "activation_range": ("minmax", "percentile", "mse"),
-    "mode": (None, "parallel", "sequential"),
-    "unit": ("layer", "block"),
-    "cache": ("auto", "ram", "disk", "recompute"),
-}
 
 
 def check_layer(fqn: str, layer: nn.Module, granularity: str) -> None:

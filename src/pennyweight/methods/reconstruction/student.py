@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from pennyweight.errors import MethodError
+from pennyweight.methods.allocation.allocation import BitAllocation
 from pennyweight.methods.allocation.problem import Candidate
 from pennyweight.methods.calibration import observe_inputs
 from pennyweight.methods.reconstruction.gathering import Inputs
@@ -29,6 +31,25 @@ def formats_of(candidate: Candidate) -> Formats:
         None if weights is None else integer_format("weights", weights),
         None if activations is None else integer_format("activations", activations),
     )
+
+
+def check_allocation(allocation: BitAllocation, activations: str | None, unused: tuple[str | None, ...]) -> None:
+    """What methods refuse of a `BitAllocation` in the place of `weights`.
+
+    Args:
+        activations: the method's own setting, which candidates stand in for.
+        unused: values of it that say nothing else, the default among them.
+
+    Raises:
+        MethodError: a candidate is no integer format of 2 to 8 bits, or `activations` would be passed over.
+    """
+    for candidate in allocation.parsed():
+        formats_of(candidate)
+    if activations not in unused:
+        raise MethodError(
+            f"activations={activations!r} has no effect beside a BitAllocation, whose candidates name both formats: "
+            f"leave it out, and write candidates such as 'int4/uint8' or 'int4/float'"
+        )
 
 
 class Student:
