@@ -14,6 +14,7 @@ from pennyweight.artifact.loaded import Artifact, load
 from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
 from pennyweight.nn.products import PRODUCTS
+from pennyweight.numerics.checks import require_finite
 
 
 def export(
@@ -49,6 +50,8 @@ def export(
         'float32 executed'
     """
     path = Path(path)
+    if example_input is not None:
+        require_samples("example_input", example_input)
     frozen = modules.named_throughout(copy.deepcopy(model).cpu().eval())
     input_name, steps, output = program.capture(frozen)
     named = dict(frozen.named_modules())
@@ -103,9 +106,41 @@ def require_exportable(named: Mapping[str, nn.Module], steps: list[program.Step]
             )
 
 
+def require_samples(name: str, inputs: Tensor) -> None:
+    """Refuse what is no batch of inputs.
+
+    Raises:
+        ArtifactError: no tensor, or one without samples.
+        NumericsError: a value is not finite.
+    """
+    if not isinstance(inputs, Tensor):
+        raise ArtifactError(
+            f"{name} is a {type(inputs).__name__}: one tensor of inputs, samples along its first dimension"
+        )
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise ArtifactError(f"{name} of shape {tuple(inputs.shape)}: it needs at least one sample")
+    if inputs.is_floating_point():
+        require_finite(inputs, name)
+
+
 @torch.inference_mode()
 def _compare(model: nn.Module, artifact: Artifact, example_input: Tensor) -> None:
-    expected, got = model(example_input), artifact.model()(example_input)
+    _compare_outputs(model(example_input), artifact.model()(example_input))
+
+
+def _compare_outputs(expected: Any, got: Any) -> None:
+    """All tensors a model returns, alone or in tuples and mappings."""
+    if isinstance(expected, Tensor):
+        _compare_tensors(expected, got)
+    elif isinstance(expected, Mapping):
+        for name, value in expected.items():
+            _compare_outputs(value, got[name])
+    elif isinstance(expected, tuple | list):
+        for value, other in zip(expected, got, strict=True):
+            _compare_outputs(value, other)
+
+
+def _compare_tensors(expected: Tensor, got: Tensor) -> None:
     if expected.shape != got.shape:
         raise ArtifactError(f"the exported model gives shape {tuple(got.shape)}, the original {tuple(expected.shape)}")
     error = float((expected - got).abs().max()) if expected.numel() else 0.0

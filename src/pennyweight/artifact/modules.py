@@ -60,6 +60,7 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "dropout": (nn.Dropout, ("p",)),
     "flatten": (nn.Flatten, ("start_dim", "end_dim")),
     "gelu": (nn.GELU, ("approximate",)),
+    "group_norm": (nn.GroupNorm, ("num_groups", "num_channels", "eps", "affine")),
     "hardswish": (nn.Hardswish, ()),
     "hardtanh": (nn.Hardtanh, ("min_val", "max_val")),
     "identity": (nn.Identity, ()),
@@ -93,6 +94,7 @@ _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: GemmConv2d,
     nn.Conv3d: GemmConv3d,
     nn.Embedding: SlottedEmbedding,
+    **dict.fromkeys((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout), nn.Dropout),
 }
 _KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}
 

@@ -36,11 +36,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "F.avg_pool2d": F.avg_pool2d,
     "F.gelu": F.gelu,
     "F.hardtanh": F.hardtanh,
+    "F.hardswish": F.hardswish,
     "F.interpolate": F.interpolate,
+    "F.leaky_relu": F.leaky_relu,
     "F.log_softmax": F.log_softmax,
     "F.max_pool2d": F.max_pool2d,
     "F.pad": F.pad,
     "F.relu": F.relu,
+    "F.relu6": F.relu6,
     "F.scaled_dot_product_attention": F.scaled_dot_product_attention,
     "F.silu": F.silu,
     "F.softmax": F.softmax,
@@ -48,6 +51,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 # operator.iadd and friends: the traced graph reads the result, so the pure form serves
 _ALIASES: dict[Any, str] = {operator.iadd: "add", operator.imul: "mul", operator.isub: "sub"}
 _NAMES: dict[Any, str] = {function: name for name, function in FUNCTIONS.items()} | _ALIASES
+_DROPOUTS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout})
+_IN_PLACE = {"relu_": "relu", "sigmoid_": "sigmoid", "tanh_": "tanh"}
 METHODS = frozenset({
     "contiguous", "flatten", "mean", "permute", "relu", "reshape", "sigmoid", "size", "softmax", "squeeze", "sum",
     "tanh", "transpose", "unflatten", "unsqueeze", "view",
@@ -64,6 +69,7 @@ def capture(model: nn.Module) -> tuple[str, list[Step], Any]:
         ArtifactError: the model cannot be traced, takes several inputs, or calls something outside the tables.
     """
     graph = trace(model)
+    _write_out_of_place_(graph)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         names = [node.name for node in inputs]
@@ -78,6 +84,17 @@ def capture(model: nn.Module) -> tuple[str, list[Step], Any]:
     return inputs[0].name, steps, output
 
 
+def _write_out_of_place_(graph: fx.Graph) -> None:
+    """`x.relu_()` as `x.relu()`: whatever reads x later reads the result instead."""
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    for node, index in order.items():
+        if node.op == "call_method" and str(node.target) in _IN_PLACE:
+            changed = node.args[0]
+            assert isinstance(changed, fx.Node)
+            changed.replace_all_uses_with(node, delete_user_cb=lambda user, index=index: order[user] > index)  # type: ignore[misc]
+            node.target = _IN_PLACE[str(node.target)]
+
+
 def _step(node: fx.Node) -> Step:
     step: Step = {
         "name": node.name,
@@ -86,6 +103,8 @@ def _step(node: fx.Node) -> Step:
     }
     if node.op == "call_module":
         return step | {"op": "module", "target": str(node.target)}
+    if node.op == "call_function" and node.target in _DROPOUTS:
+        return step | {"op": "method", "target": "contiguous", **_without_dropout(node)}
     if node.op == "call_function" and node.target in _NAMES:
         return step | {"op": "function", "target": _NAMES[node.target]}
     if node.op == "call_method" and node.target in METHODS:
@@ -96,6 +115,21 @@ def _step(node: fx.Node) -> Step:
     else:
         way_out = f"use a torch module instead, or one of {', '.join(sorted(FUNCTIONS))}"
     raise ArtifactError(f"{node.op} {what!r} (node {node.name!r}) cannot be exported: {way_out}")
+
+
+def _without_dropout(node: fx.Node) -> Step:
+    """The arguments of a step that hands on what dropout would get.
+
+    Raises:
+        ArtifactError: it drops in evaluation mode too.
+    """
+    training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
+    if training is not False:
+        raise ArtifactError(
+            f"dropout (node {node.name!r}) drops in evaluation mode too: call F.dropout(..., training=self.training)"
+        )
+    x = node.args[0] if node.args else node.kwargs["input"]
+    return {"args": _encode((x,), node), "kwargs": _encode({}, node)}
 
 
 def _encode(value: Any, node: fx.Node) -> Any:

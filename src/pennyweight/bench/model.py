@@ -133,7 +133,8 @@ def benchmark(
         progress: told in a few words what begins.
 
     Raises:
-        BenchmarkError: a backend failed, or the reference was measured on other samples.
+        BenchmarkError: a backend failed, answers what are no logits or fewer classes than the data has, or the
+            reference was measured on other samples.
         MissingDependencyError: LoadGen is not installed.
 
     Example:
@@ -150,6 +151,11 @@ def benchmark(
     load_before = _load()
     tell(f"{backend.name}: accuracy on {len(library)} samples")
     answered = _accuracy(backend, library, max_batch, seed, _sub(logs, "accuracy"))
+    outputs = getattr(backend, "num_classes", data.num_classes)
+    differing = f"{backend.name} answers {outputs} classes, and {data.name} has {data.num_classes}"
+    if outputs < data.num_classes:
+        raise BenchmarkError(differing)
+    surplus = [f"{differing}: is the first the same?"] if outputs > data.num_classes else []
     paired, reference_name = None, None
     if reference is not None:
         reference_name, right = _reference(reference, library, max_batch, threads, seed, tell)
@@ -182,7 +188,7 @@ def benchmark(
         excluded=EXCLUDED,
         load_before=load_before,
         load_after=load_after,
-        warnings=_warnings(results, backend.threads, load_before, load_after),
+        warnings=(*_warnings(results, backend.threads, load_before, load_after), *surplus),
     )
 
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from pennyweight.data.dataset import ImageDataset
 from pennyweight.errors import MethodError
 from pennyweight.methods.settings import check_settings
 from pennyweight.methods.untouched import untouched_weights
@@ -19,6 +21,11 @@ from pennyweight.nn.wrappers import require_bare
 
 Batches = Iterable[Batch]
 """Calibration data: batches of model inputs, alone, first in a tuple, or by name; labels are never looked at."""
+
+Data = Batches | Tensor | Mapping[str, Tensor] | ImageDataset | Dataset[Any]
+"""What users have: batches, one batch, or a data set."""
+
+_BATCH_SIZE = 64
 
 QUANTIZING = frozenset({"gemm.weight.quantize", "gemm.input.quantize", "attention"})
 """The slots whose filling puts values on a grid."""
@@ -169,7 +176,7 @@ def apply_(
     model: nn.Module,
     method: Method | Sequence[Method],
     *,
-    data: Batches | None = None,
+    data: Data | None = None,
     reference: nn.Module | None = None,
     folder: Path | str | None = None,
     rehearsal: bool = False,
@@ -182,7 +189,8 @@ def apply_(
 
     Args:
         method: a method or a sequence of them.
-        data: calibration batches, for methods that need them.
+        data: calibration data, for methods that need them: batches, such as a list or a DataLoader gives; one batch; or
+            a data set of torch or of pennyweight, read from its first sample on.
         reference: the float model, for methods that compare with it; a copy made before the first change will do.
         folder: where long methods keep what is finished, one folder a method within it; called again with the same
             folder after a kill, they go on to the same result.
@@ -226,13 +234,14 @@ def apply_(
         planned.append(one.claims(model))
         _require_float32(model, planned[-1])
         _claim(held, planned[-1], type(one).__name__)
-    if data is not None and len(methods) > 1 and not isinstance(data, Sequence):
-        data = list(data)  # a generator would be spent after the first method
+    batches = None if data is None else batches_of(data)
+    if batches is not None and len(methods) > 1 and not isinstance(batches, Sequence | DataLoader):
+        batches = list(batches)  # a generator would be spent after the first method
     records = []
     for index, (one, claims) in enumerate(zip(methods, planned, strict=True)):
         started = time.perf_counter()
         own = None if folder is None else Path(folder) / f"{index}-{type(one).__name__}"
-        context = Context(data=data, reference=reference, folder=own, rehearsal=rehearsal, progress=progress)
+        context = Context(data=batches, reference=reference, folder=own, rehearsal=rehearsal, progress=progress)
         applied = one._apply(model, context)
         if any("gemm.weight.quantize" in slots for slots in claims.values()):
             known = {*applied.changed, *applied.skipped, *applied.failed}
@@ -242,6 +251,36 @@ def apply_(
         model.__dict__["_pennyweight_applied"] = (*applications(model), applied)
         records.append(applied)
     return records[0] if isinstance(method, Method) else records
+
+
+def batches_of(data: Data) -> Batches:
+    """Calibration data as batches, whatever they come as.
+
+    Raises:
+        MethodError: data that hold no inputs of models, such as a data set of texts.
+    """
+    if isinstance(data, Tensor | Mapping):
+        return [data]
+    if isinstance(data, ImageDataset):
+        return _Normalized(data)
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size=_BATCH_SIZE)
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise MethodError(
+            f"calibration data is a {type(data).__name__}: give batches of model inputs, one batch, or a data set"
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class _Normalized:
+    """A data set's images as a model gets them in evaluation, batch by batch, as often as asked."""
+
+    dataset: ImageDataset
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.dataset), _BATCH_SIZE):
+            yield self.dataset.normalize(self.dataset.images[start : start + _BATCH_SIZE])
 
 
 def _require_float32(model: nn.Module, claims: Mapping[str, frozenset[str]]) -> None:

@@ -30,6 +30,8 @@ def inputs_of(batch: Batch) -> Tensor | dict[str, Tensor]:
                 f"{{name: tensor for name, tensor in batch.items() if name != {labels[0]!r}}}"
             )
         return dict(batch)
+    if not isinstance(batch, Tensor) and (not isinstance(batch, tuple | list) or not batch):
+        raise MethodError(f"a calibration batch is a {type(batch).__name__}, expected a tensor of model inputs")
     x = batch if isinstance(batch, Tensor) else batch[0]
     if not isinstance(x, Tensor):
         raise MethodError(f"a calibration batch holds a {type(x).__name__}, expected a tensor of model inputs")

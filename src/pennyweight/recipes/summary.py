@@ -1,5 +1,6 @@
 """From the JSON of a run folder to the report's records; nothing is measured or computed anew but comparisons."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from pennyweight.bench.paired import compare
 from pennyweight.errors import RecipeError
+from pennyweight.methods import BitAllocation
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.recipes.files import read_json
 from pennyweight.recipes.stages import STAGES
 from pennyweight.recipes.stages.accuracy import read_correct
+from pennyweight.recipes.stages.apply import public_methods
 from pennyweight.report import (
     Accuracy,
     ArmReport,
@@ -283,7 +286,7 @@ def _methods(record: Mapping[str, Any]) -> list[MethodReport]:
 def _method(found: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> MethodReport:
     settings = dict(found["method"])
     name = settings.pop("name")
-    shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    shown = ", ".join(f"{key}={_shown(value)}" for key, value in _differing(name, settings).items())
     metrics = found["metrics"]
     if tables:  # which hold what there is to say layer by layer
         layers = {layer for layer in found["changed"] if any(key.startswith(f"{layer}.") for key in metrics)}
@@ -296,6 +299,26 @@ def _method(found: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str,
         metrics=metrics,
         tables={title: tuple(rows) for title, rows in tables.items() if rows},
     )
+
+
+def _differing(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the method's defaults; all, where the method is none of ours."""
+    kind = public_methods().get(name)
+    usual = {} if kind is None else {field.name: field.default for field in dataclasses.fields(kind)}
+    return {key: value for key, value in settings.items() if key not in usual or value != _plain(usual[key])}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    """A setting in a line; of nested settings only those that say something."""
+    if isinstance(value, Mapping):
+        usual = {field.name: _plain(field.default) for field in dataclasses.fields(BitAllocation)}
+        said = {key: item for key, item in value.items() if key not in usual or item != usual[key]}
+        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in said.items()) + "}"
+    return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list) else repr(value)
 
 
 def _onnx_note(found: Mapping[str, Any]) -> str:

@@ -119,3 +119,63 @@ def test_a_recipe_measures_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_recipe_without_the_file_is_refused_beforehand(old: str, new: str) -> None:
     with pytest.raises(RecipeError, match=r"arm 'float', stage . \(bench\): runtime is onnx, but no export before it"):
         rehearse(resolve(parse_yaml(RECIPE.replace(old, new), "x.yaml")))
+
+
+def foreign(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any]) -> Path:
+    """Another program's file."""
+    graph = onnx.helper.make_graph(nodes, "g", inputs, outputs)
+    opset = onnx.helper.make_opsetid("", 21)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    return path
+
+
+def value(name: str, shape: list[Any], kind: int = 1) -> Any:
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+
+def test_files_that_are_no_classifiers_are_refused_in_words(tmp_path: Path) -> None:
+    def node(*inputs: str, op: str = "Flatten") -> Any:
+        return onnx.helper.make_node(op, list(inputs), ["y"])
+
+    image, out = [None, 1, 8, 8], value("y", [None, 64])
+    cases: dict[str, tuple[list[Any], list[Any], str]] = {
+        "two": ([node("x", "z", op="Add")], [value("x", image), value("z", image)], "inputs .'x', 'z'. and outputs"),
+        "int64": ([node("x")], [value("x", image, 7)], r"takes tensor\(int64\), and the samples are float32"),
+        "fixed": ([node("x")], [value("x", [4, 1, 8, 8])], "fixed to batches of 4: export it with a free"),
+    }
+    for name, (nodes, inputs, message) in cases.items():
+        outputs = [value("y", image) if name == "two" else value("y", [None, 64], 7 if name == "int64" else 1)]
+        with pytest.raises(BenchmarkError, match=message):
+            OnnxRuntimeBackend(foreign(tmp_path / f"{name}.onnx", nodes, inputs, outputs))
+    data = pw.load_dataset("digits", "test")
+    assert isinstance(data, ImageDataset)
+    broken = foreign(
+        tmp_path / "nan.onnx",
+        [onnx.helper.make_node("Flatten", ["x"], ["f"]), onnx.helper.make_node("Sqrt", ["f"], ["y"])],
+        [value("x", image)],
+        [out],
+    )
+    with pytest.raises(BenchmarkError, match="answers NaN or infinity for"):
+        pw.benchmark(OnnxRuntimeBackend(broken), data, scenarios=())
+
+
+def test_a_batch_fixed_to_one_runs_sample_by_sample_and_surplus_classes_are_a_warning(tmp_path: Path) -> None:
+    data = pw.load_dataset("digits", "test")
+    assert isinstance(data, ImageDataset)
+    path = foreign(
+        tmp_path / "one.onnx",
+        [onnx.helper.make_node("Flatten", ["x"], ["y"])],
+        [value("x", [1, 1, 8, 8])],
+        [value("y", [1, 64])],
+    )
+    result = pw.benchmark(OnnxRuntimeBackend(path), data, scenarios=())
+    expected = data.normalize(data.images).flatten(1).argmax(1)
+    assert result.predictions == tuple(expected.tolist())
+    assert "answers 64 classes, and digits has 10" in result.warnings[-1]
+
+
+def test_fewer_classes_than_the_data_has_are_refused() -> None:
+    data = pw.load_dataset("digits", "test")
+    assert isinstance(data, ImageDataset)
+    with pytest.raises(BenchmarkError, match="answers 3 classes, and digits has 10"):
+        pw.benchmark(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), data, scenarios=())

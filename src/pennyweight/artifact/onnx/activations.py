@@ -48,6 +48,16 @@ def unary(op: str, **attributes: Any) -> Any:
     return emit
 
 
+def leaky_relu(graph: Graph, shape: Shape, x: Value, negative_slope: float = 0.01, inplace: bool = False) -> Value:
+    """x where it is positive, a part of it where it is not."""
+    return graph.node("LeakyRelu", [x], shape, alpha=float(negative_slope))
+
+
+def relu6(graph: Graph, shape: Shape, x: Value, inplace: bool = False) -> Value:
+    """Cut to [0, 6]."""
+    return hardtanh(graph, shape, x, 0.0, 6.0)
+
+
 def silu(graph: Graph, shape: Shape, x: Value, inplace: bool = False) -> Value:
     """x * sigmoid(x)."""
     return graph.node("Mul", [x, graph.node("Sigmoid", [x], shape)], shape)

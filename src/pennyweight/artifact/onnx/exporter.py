@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.artifact import manifest, modules, program
-from pennyweight.artifact.exporter import require_exportable
+from pennyweight.artifact.exporter import require_exportable, require_samples
 from pennyweight.artifact.onnx.container import serialize
 from pennyweight.artifact.onnx.integer_biases import align_biases_
 from pennyweight.artifact.onnx.quantizers import Deploy
@@ -104,6 +104,9 @@ def export_onnx(
         raise ArtifactError(
             f"opset={opset}: valid are {OLDEST_OPSET} (the first with 4-bit integers) to {NEWEST_OPSET}"
         )
+    for name, inputs in (("example_input", example_input), ("samples", samples)):
+        if inputs is not None:
+            require_samples(name, inputs)
     path = Path(path)
     original = modules.named_throughout(copy.deepcopy(model).cpu().eval())
     _require_float32(original, example_input)
@@ -148,8 +151,6 @@ def export_onnx(
 
 
 def _require_float32(model: nn.Module, example_input: Tensor) -> None:
-    if example_input.dim() == 0 or len(example_input) == 0:
-        raise ArtifactError(f"example_input of shape {tuple(example_input.shape)}: it needs at least one sample")
     if example_input.dtype not in (torch.float32, torch.int64):
         raise ArtifactError(f"example_input is {example_input.dtype}: an .onnx file takes float32, or int64 for tokens")
     for name, tensor in model.state_dict().items():

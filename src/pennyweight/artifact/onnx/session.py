@@ -58,13 +58,13 @@ def open_session(model: str | Path | bytes, *, threads: int = 1) -> Any:
 
 
 def run(session: Any, batch: NDArray[Any]) -> Outputs:
-    """The outputs for a batch.
+    """The first output for a batch.
 
     Raises:
         ArtifactError: ONNX Runtime refuses it.
     """
     try:
-        (outputs,) = session.run(None, {session.get_inputs()[0].name: batch})
+        outputs = session.run(None, {session.get_inputs()[0].name: batch})[0]
     except Exception as error:  # ONNX Runtime's exceptions share no class
         raise ArtifactError(f"ONNX Runtime fails on a batch of shape {batch.shape}: {error}") from error
     return np.asarray(outputs)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,11 +35,14 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "F.avg_pool2d": pooling.avg_pool,
     "F.gelu": activations.gelu,
     "F.hardtanh": activations.hardtanh,
+    "F.hardswish": activations.unary("HardSwish"),
     "F.interpolate": pooling.interpolate,
+    "F.leaky_relu": activations.leaky_relu,
     "F.log_softmax": activations.log_softmax,
     "F.max_pool2d": pooling.max_pool,
     "F.pad": pooling.pad,
     "F.relu": activations.unary("Relu"),
+    "F.relu6": activations.relu6,
     "F.scaled_dot_product_attention": attention.attention,
     "F.silu": activations.silu,
     "F.softmax": activations.softmax,
@@ -74,6 +78,7 @@ _AS_FUNCTION: dict[str, tuple[Callable[..., Value], tuple[str, ...]]] = {
     "hardswish": (activations.unary("HardSwish"), ()),
     "hardtanh": (activations.hardtanh, ("min_val", "max_val")),
     "identity": (movement.same, ()),
+    "leaky_relu": (activations.leaky_relu, ("negative_slope",)),
     "max_pool1d": (pooling.max_pool, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
     "max_pool2d": (pooling.max_pool, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
     "relu": (activations.unary("Relu"), ()),
@@ -128,7 +133,10 @@ def translate(
         environment[step["name"]] = _translate(graph, step, modules, found.shape, deploy, args, kwargs)
     leaving = program.decode(output, environment)
     if not isinstance(leaving, Value):
-        raise ArtifactError(f"the model returns {leaving!r}: an .onnx file is written of a model that returns a tensor")
+        raise ArtifactError(
+            f"the model returns a {type(leaving).__name__}: an .onnx file is written of a model that returns one "
+            f"tensor: wrap it in a module that returns the one that is wanted"
+        )
     graph.drop_unread(leaving)
     return graph, entering, leaving
 
@@ -164,6 +172,8 @@ def _module(graph: Graph, fqn: str, module: Any, shape: Shape, deploy: Deploy, *
         return pooling.pad(graph, shape, args[0], module.padding)
     if kind.startswith("batch_norm"):
         return _batch_norm(graph, module, shape, *args, **kwargs)
+    if kind == "group_norm":
+        return _group_norm(graph, module, shape, *args, **kwargs)
     if kind == "layer_norm":
         return _layer_norm(graph, module, shape, *args, **kwargs)
     if kind == "rms_norm":
@@ -190,6 +200,20 @@ def _batch_norm(graph: Graph, module: Any, shape: Shape, x: Value) -> Value:
     stored = {"scale": weight, "bias": bias, "mean": mean, "variance": variance}
     inputs = [graph.constant(tensor.numpy(), name=name) for name, tensor in stored.items()]
     return graph.node("BatchNormalization", [x, *inputs], shape, epsilon=float(module.eps))
+
+
+def _group_norm(graph: Graph, module: Any, shape: Shape, x: Value) -> Value:
+    """Groups as the channels of an instance norm, which runtimes of all opsets have."""
+    ones, groups = np.ones(module.num_groups, np.float32), (None, module.num_groups, None)
+    parts = graph.node("Reshape", [x, graph.integers([0, module.num_groups, -1], "groups")], groups)
+    inputs = [parts, graph.constant(ones, name="scale"), graph.constant(0 * ones, name="shift")]
+    parts = graph.node("InstanceNormalization", inputs, groups, epsilon=float(module.eps))
+    y = graph.node("Reshape", [parts, graph.integers([0, *x.shape[1:]], "sizes")], shape)  # type: ignore[list-item]
+    if module.affine:
+        sides = (-1, *[1] * (len(shape) - 2))
+        y = graph.node("Mul", [y, graph.constant(module.weight.detach().reshape(sides).numpy(), name="weight")], shape)
+        y = graph.node("Add", [y, graph.constant(module.bias.detach().reshape(sides).numpy(), name="bias")], shape)
+    return y
 
 
 def _layer_norm(graph: Graph, module: Any, shape: Shape, x: Value) -> Value:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pennyweight import ops
+from pennyweight.bench.backends.logits import require_logits
 from pennyweight.errors import BenchmarkError
 
 
@@ -40,16 +41,24 @@ class TorchBackend:
         ops.set_num_threads(self.threads)
         for batch in (inputs[:1], inputs[:max_batch]):
             for _ in range(3):
-                answers = self.infer(batch)
-        if answers.shape != (len(batch),):
-            raise BenchmarkError(f"backend {self.name!r} answers shape {answers.shape} for {len(batch)} samples")
+                logits = self._logits(batch)
+        self.num_classes = require_logits(self.name, logits.float().cpu().numpy(), len(batch))
 
     @torch.inference_mode()
     def infer(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Class indices, (n, ...) float -> (n,) int32."""
-        logits = self._model(torch.from_numpy(batch).to(self._device))
-        answers: NDArray[np.int32] = logits.argmax(-1).to(torch.int32).cpu().numpy()
+        answers: NDArray[np.int32] = self._logits(batch).argmax(-1).to(torch.int32).cpu().numpy()
         return answers
+
+    @torch.inference_mode()
+    def _logits(self, batch: NDArray[Any]) -> Tensor:
+        outputs = self._model(torch.from_numpy(batch).to(self._device))
+        if not isinstance(outputs, Tensor):
+            raise BenchmarkError(
+                f"backend {self.name!r} answers a {type(outputs).__name__}: wrap the model in a module that returns "
+                f"its logits"
+            )
+        return outputs
 
     def close(self) -> None:
         """Put the thread counts back."""

@@ -4,7 +4,7 @@ A low value is no proof of good data: images optimised for the measure go below 
 numbers of samples only, for small sets are far by chance.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
+from pennyweight.methods.base import Data, batches_of
 from pennyweight.methods.data_free.stored_statistics import (
     LayerStatistics,
     StoredStatistics,
@@ -23,7 +24,7 @@ from pennyweight.methods.data_free.stored_statistics import (
 )
 from pennyweight.methods.reconstruction.gathering import gathered
 from pennyweight.methods.reconstruction.samples import PASS
-from pennyweight.nn.calling import Batch, call, num_samples, take_samples
+from pennyweight.nn.calling import call, num_samples, take_samples
 from pennyweight.nn.modes import in_mode
 from pennyweight.numerics.random import Key, normal, permutation, randint
 
@@ -139,7 +140,7 @@ class Divergence:
 
 def bns_divergence(
     model: nn.Module,
-    data: Batch | Sequence[Batch],
+    data: Data,
     *,
     statistics: StoredStatistics | None = None,
     n: int | None = None,
@@ -149,7 +150,7 @@ def bns_divergence(
     """How far data are from what the model was trained with, by its batch norms.
 
     Args:
-        data: a batch of model inputs or several; labels are not used.
+        data: a batch of model inputs, several, or a data set; labels are not used.
         statistics: to compare with; by default those of the model's batch norms.
         n: samples to use, the first ones; None takes all. Compare data sets at equal n only.
         bootstrap: resamplings behind the interval.
@@ -203,9 +204,9 @@ class Preflight:
 
 def preflight(
     model: nn.Module,
-    data: Batch | Sequence[Batch],
+    data: Data,
     *,
-    real: Batch | Sequence[Batch] | None = None,
+    real: Data | None = None,
     statistics: StoredStatistics | None = None,
     n: int | None = None,
     allowance: float = ALLOWANCE,
@@ -301,15 +302,12 @@ class _Moments:
 
 
 @torch.no_grad()
-def _moments(
-    model: nn.Module, data: Batch | Sequence[Batch], statistics: StoredStatistics | None, n: int | None
-) -> _Moments:
+def _moments(model: nn.Module, data: Data, statistics: StoredStatistics | None, n: int | None) -> _Moments:
     if n is not None:
         _require_count("n", n, 2)
     known = statistics_of(model) if statistics is None else statistics
     check_fit(model, known)
-    batches = [data] if isinstance(data, Tensor | Mapping) else data
-    inputs = gathered(batches, (1 << 62) if n is None else n)
+    inputs = gathered(batches_of(data), (1 << 62) if n is None else n)
     count = num_samples(inputs)
     if n is not None and count < n:
         raise MethodError(f"n={n}, but the data hold {count} samples")

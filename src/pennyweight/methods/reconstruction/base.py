@@ -163,11 +163,20 @@ class LayerwiseQuantization(Method):
             metrics={
                 "folded_batchnorms": len(folded),
                 "execution": execution.level,
+                **self._reach(candidates),
                 **work.metrics(),
                 **(allocated.metrics if allocated else {}),
             },
             tables={"Units": work.rows, **(allocated.tables if allocated else {})},
         )
+
+    def _reach(self, candidates: Mapping[str, tuple[Candidate, ...]]) -> dict[str, str]:
+        """A note where the inner layers' formats are nobody's, since all layers are first or last ones."""
+        inner = Candidate(self.weights, self.activations) if isinstance(self.weights, str) else None
+        if inner is None or any(inner in options for options in candidates.values()):
+            return {}
+        edge = f"edge_weights={self.edge_weights!r} and edge_activations={self.edge_activations!r}"
+        return {"formats_without_layers": f"{inner}: every layer is a first or last one, as {edge} round them"}
 
 
 def check_layer(fqn: str, layer: nn.Module, granularity: str) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from pennyweight.errors import NumericsError
 from pennyweight.methods.reconstruction.samples import UnitSamples
 from pennyweight.methods.reconstruction.unit import Unit
 from pennyweight.numerics.random import Key
@@ -72,4 +73,8 @@ def output_errors(unit: Unit, samples: UnitSamples) -> Errors:
         count += y.numel()
     if count == 0:
         return Errors(0.0, math.inf)
+    if math.isinf(error) or math.isinf(signal):
+        raise NumericsError(
+            f"the squared outputs of unit {unit.name!r} leave float32: are the data normalized as in training?"
+        )
     return Errors(error / count, math.inf if error == 0 else 10 * math.log10(max(signal, 1e-300) / error))
