@@ -1,6 +1,7 @@
 """Operators: each a readable torch reference and its fast backends under one name; `explain()` says which one ran."""
 
 from pennyweight.ops import registered as _registered  # noqa: F401  (registers with torch.library)
+from pennyweight.ops.accumulated import accumulated_matmul
 from pennyweight.ops.binary import binary_linear_threshold, binary_matmul, int8_binary_matmul, pack_signs
 from pennyweight.ops.chain import ChainLayer, PackedChain
 from pennyweight.ops.dispatch import (
@@ -20,6 +21,7 @@ __all__ = [
     "Explanation",
     "PackedChain",
     "PackedWeight",
+    "accumulated_matmul",
     "available_backends",
     "binary_linear_threshold",
     "binary_matmul",

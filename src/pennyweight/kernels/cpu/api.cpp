@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include <atomic>
+#include <cfenv>
 
 #include "kernels.h"
 #include "registry.h"
@@ -132,6 +133,19 @@ PW_API void pw_pack_int8_panels(int index, const uint64_t* w, int64_t n, int64_t
         const int64_t start = i * p->int8_panel_columns;
         p->pack_int8_panel(w + start * words,
                            n - start < p->int8_panel_columns ? n - start : p->int8_panel_columns, k, panels + i * bytes);
+    });
+}
+
+PW_API void pw_accumulate(int index, const float* x, int64_t m, int64_t k, const float* w, int64_t stride, int64_t n,
+                          const int32_t* bits, int64_t chunk, float* z, int threads) {
+    const Kernels* p = path(index);
+    const Accumulator format = {bits[0], bits[1], bits[2], bits[3], bits[4], chunk};
+    const double work = 64.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+    for_tiles(m, n, work, 32, threads, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+        const int before = fegetround();
+        fesetround(FE_TOWARDZERO);
+        p->accumulate(x + row * k, rows, k, w + column, stride, format, z + row * n + column, n, columns);
+        fesetround(before);
     });
 }
 

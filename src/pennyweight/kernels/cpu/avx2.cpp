@@ -2,6 +2,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "accumulate.h"
 #include "kernels.h"
 #include "lookup_product.h"
 
@@ -130,6 +131,7 @@ const Kernels* avx2_kernels() {
         Int8::pack_panel,
         Int8::scratch_bytes,
         Int8::product,
+        Accumulate<32>::product,
     };
     return &kernels;
 }

@@ -1,5 +1,6 @@
 // The AVX-512BW path, for machines without a vector popcount: the look-up product of 64 columns at a time. The helpers
 // that only read and write memory once are AVX2's.
+#include "accumulate.h"
 #include "kernels.h"
 #include "lookup_product.h"
 #include "vector512.h"
@@ -26,6 +27,7 @@ Kernels make() {
     kernels.pack_int8_panel = Int8::pack_panel;
     kernels.int8_scratch_bytes = Int8::scratch_bytes;
     kernels.int8_product = Int8::product;
+    kernels.accumulate = Accumulate<64>::product;
     return kernels;
 }
 

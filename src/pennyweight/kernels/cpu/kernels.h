@@ -17,6 +17,12 @@
 
 namespace pennyweight {
 
+// An accumulator of few bits: a mask that cuts mantissas, and bits of the smallest and largest magnitudes.
+struct Accumulator {
+    int32_t mask, product_smallest, product_largest, sum_smallest, sum_largest;
+    int64_t chunk;
+};
+
 // Bit 1 stands for +1 and bit 0 for -1; the bits beyond K of the last word are 0 in both operands.
 struct Kernels {
     const char* name;
@@ -47,6 +53,10 @@ struct Kernels {
     int64_t (*int8_scratch_bytes)(int64_t rows, int64_t columns, int64_t k);
     void (*int8_product)(const int8_t* x, int64_t rows, const uint8_t* panels, int64_t columns, int64_t k, int32_t* z,
                          int64_t z_stride, uint8_t* scratch);
+
+    // Product in an accumulator of few bits, called while float32 rounds towards zero.
+    void (*accumulate)(const float* x, int64_t rows, int64_t k, const float* w, int64_t stride,
+                       const Accumulator& format, float* z, int64_t z_stride, int64_t columns);
 };
 
 inline constexpr int64_t kPanelAlignment = 64;

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "accumulate.h"
 #include "kernels.h"
 
 namespace pennyweight {
@@ -102,7 +103,7 @@ const Kernels* portable_kernels() {
         "portable",   pack_signs,   quantize, threshold,        1,
         64,           panel_bytes,  pack_panel, scratch_bytes,  product,
         product_rows, 1,            int8_panel_bytes,           pack_int8_panel,
-        int8_scratch_bytes,         int8_product,
+        int8_scratch_bytes,         int8_product, Accumulate<16>::product,
     };
     return &kernels;
 }

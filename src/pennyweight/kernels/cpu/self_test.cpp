@@ -1,6 +1,7 @@
 // The self-test of a path: every function against the portable one, on odd shapes and on the edges of its number ranges.
 #include <string.h>
 
+#include <cfenv>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -159,6 +160,41 @@ bool thresholds_agree(const Kernels* p, Source& source) {
     return true;
 }
 
+std::vector<float> accumulated(const Kernels* p, const std::vector<float>& x, const std::vector<float>& w, int64_t m,
+                               int64_t k, int64_t n, const Accumulator& format) {
+    std::vector<float> z(static_cast<size_t>(m * n), -1.0f);
+    const int before = fegetround();
+    fesetround(FE_TOWARDZERO);
+    p->accumulate(x.data(), m, k, w.data(), (n + 15) / 16 * 16, format, z.data(), n, n);
+    fesetround(before);
+    return z;
+}
+
+bool accumulators_agree(const Kernels* p, Source& source) {
+    const auto bits = [](float value) {
+        int32_t found;
+        memcpy(&found, &value, sizeof found);
+        return found;
+    };
+    constexpr int64_t shapes[][3] = {{1, 1, 1}, {5, 37, 20}, {3, 64, 33}, {9, 100, 70}};
+    for (const auto& shape : shapes) {
+        const int64_t m = shape[0], k = shape[1], n = shape[2];
+        std::vector<float> x(static_cast<size_t>(m * k)), w(static_cast<size_t>(k * ((n + 15) / 16 * 16)));
+        const auto draw = [&source](float& v) { v = static_cast<float>(static_cast<int32_t>(source.next())) * 0x1p-30f; };
+        for (auto& v : x) draw(v);
+        for (auto& v : w) draw(v);
+        // M7E4 with biases 12 and 10, then one that saturates and loses at every turn.
+        const Accumulator formats[] = {{0x7fff0000, bits(0x1p-12f), bits(15.9375f), bits(0x1p-10f), bits(63.75f), 16},
+                                       {0x7ff00000, bits(0x1p-2f), bits(1.875f), bits(0x1p-1f), bits(1.875f), 3}};
+        for (const Accumulator& format : formats) {
+            if (accumulated(p, x, w, m, k, n, format) != accumulated(portable_kernels(), x, w, m, k, n, format)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 }  // namespace
 
 const char* self_test(const Kernels* kernels) {
@@ -167,6 +203,7 @@ const char* self_test(const Kernels* kernels) {
     if (!thresholds_agree(kernels, source)) return "thresholding differs from the portable path";
     if (!products_agree(kernels, source)) return "the binary product differs from the portable path";
     if (!int8_products_agree(kernels, source)) return "the int8 product differs from the portable path";
+    if (!accumulators_agree(kernels, source)) return "the product in few bits differs from the portable path";
     return nullptr;
 }
 
