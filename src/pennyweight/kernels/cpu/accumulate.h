@@ -47,7 +47,7 @@ struct Accumulate {
                 Float column[kVectors];
                 PW_UNROLL for (int v = 0; v < kVectors; ++v) memcpy(&column[v], w + i * stride + v * lanes, kBytes);
                 PW_UNROLL for (int r = 0; r < kRows; ++r) {
-                    const Float left = Float{} + x[r * k + i];
+                    const float left = x[r * k + i];
                     PW_UNROLL for (int v = 0; v < kVectors; ++v) {
                         const Float product = cut(left * column[v], mask, product_low, product_high);
                         sum[r][v] = cut(sum[r][v] + product, mask, sum_low, sum_high);
@@ -68,7 +68,7 @@ struct Accumulate {
     template <int kVectors>
     static inline void columns_of(const float* x, int64_t rows, int64_t k, const float* w, int64_t stride,
                                   const Accumulator& format, float* z, int64_t z_stride, int64_t columns) {
-        constexpr int kRows = kVectors == 1 ? 4 : 2;
+        constexpr int kRows = kBytes == 64 ? 8 / kVectors : 4 / kVectors;  // as many as registers hold
         int64_t r = 0;
         for (; r + kRows <= rows; r += kRows)
             tile<kRows, kVectors>(x + r * k, k, w, stride, format, z + r * z_stride, z_stride, columns);
