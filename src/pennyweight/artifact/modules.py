@@ -3,6 +3,7 @@
 Weighted layers store their weights as packed codes of their slot's format; every other module stores plain settings.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,10 @@ from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
+from pennyweight.nn.slots.low_bit_accumulator import LowBitAccumulator
 from pennyweight.nn.slots.measured import MeasuredInput, MeasuredWeight
 from pennyweight.nn.slots.stored import StoredCodes
+from pennyweight.numerics.accumulate import AccumulatorSpec
 from pennyweight.numerics.affine import (
     AffineParameters,
     PerGroup,
@@ -150,6 +153,8 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     if input_content is not None:
         spec["input"], stored = _encode_input(input_content)
         tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
+    if isinstance(module, GemmModule) and isinstance(content := module.slots.accumulator, LowBitAccumulator):
+        spec["accumulator"] = dataclasses.asdict(content.spec)
     return spec, tensors
 
 
@@ -216,7 +221,7 @@ def contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotConte
     """The quantizers of weight and input; gradient slots play no part in inference."""
     if not isinstance(module, GemmModule | SlottedEmbedding):
         return None, None
-    odd: list[str] = [name for name in ("accumulator", "backend") if name in module.slots.filled]
+    odd: list[str] = ["backend"] if "backend" in module.slots.filled else []
     for slot in ("weight", "input"):
         odd += [f"{slot}.{stage}" for stage in getattr(module.slots, slot) if stage != "quantize"]
     if odd:
@@ -273,6 +278,8 @@ def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -
         module.slots.fill("weight", content)
     if "input" in spec:
         module.slots.fill("input", _decode_input(spec["input"], own))
+    if "accumulator" in spec:
+        module.slots.fill("accumulator", LowBitAccumulator(AccumulatorSpec(**spec["accumulator"])))
 
 
 def _quantizers(product: nn.Module) -> dict[str, SlotContent]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
-from pennyweight.nn.slots.chain import GemmSlots, Product
+from pennyweight.nn.slots.chain import GemmSlots, Matrices, Product
 
 T = TypeVar("T", bound="_Gemm")
 
@@ -78,10 +78,16 @@ def _linear_grad_weight(g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return g.flatten(0, -2).t() @ x.flatten(0, -2) if g.dim() > 1 else torch.outer(g, x)
 
 
+def _linear_matrices(x: Tensor, weight: Tensor) -> Matrices:
+    flat = x.reshape(-1, x.shape[-1])
+    return [(flat, weight)], lambda products: products[0].reshape(*x.shape[:-1], len(weight))
+
+
 LINEAR_PRODUCT = Product(
     forward=F.linear,
     grad_input=lambda g, x, weight: g @ weight,
     grad_weight=_linear_grad_weight,
+    matrices=_linear_matrices,
 )
 
 
@@ -97,6 +103,31 @@ class GemmLinear(_Gemm, nn.Linear):
         if not self.slots.filled:
             return F.linear(input, self.weight, self.bias)
         return self._through_slots(LINEAR_PRODUCT, input, (-1,))
+
+
+def _unfolded(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Matrices:
+    """A convolution as matrix products, one a group; columns in the order of the weight: channel, row, column."""
+    dims = weight.dim() - 2
+    if dims == 3:
+        raise MethodError("convolutions of three dimensions cannot be unfolded: exclude them by name")
+    plane, kernel = (x, weight) if dims == 2 else (x.unsqueeze(2), weight.unsqueeze(2))
+    if dims == 1:
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+    columns = F.unfold(plane, kernel.shape[2:], dilation=tuple(dilation), padding=tuple(padding), stride=tuple(stride))
+    parts = columns.transpose(1, 2).reshape(len(x) * columns.shape[2], groups, -1)
+    sides = [
+        (size + 2 * pad - dil * (side - 1) - 1) // step + 1
+        for size, pad, dil, side, step in zip(plane.shape[2:], padding, dilation, kernel.shape[2:], stride, strict=True)
+    ]
+    sides = sides if dims == 2 else sides[1:]
+
+    def join(products: list[Tensor]) -> Tensor:
+        flat = torch.cat(products, 1).reshape(len(x), -1, len(weight)).transpose(1, 2)
+        return flat.reshape(len(x), len(weight), *sides)
+
+    return list(zip(parts.unbind(1), kernel.flatten(1).chunk(groups), strict=True)), join
 
 
 class _GemmConv(_Gemm):
@@ -141,10 +172,14 @@ class _GemmConv(_Gemm):
                 g, x, weight, None, stride, padding, dilation, False, [0] * dims, groups, mask
             )
 
+        def matrices(x: Tensor, weight: Tensor) -> Matrices:
+            return _unfolded(x, weight, stride, padding, dilation, groups)
+
         return Product(
             forward=forward,
             grad_input=lambda g, x, weight: backward(g, x, weight, [True, False, False])[0],
             grad_weight=lambda g, x, weight: backward(g, x, weight, [False, True, False])[1],
+            matrices=matrices,
         )
 
 

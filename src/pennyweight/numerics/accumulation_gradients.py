@@ -21,7 +21,13 @@ ESTIMATORS: tuple[Estimator, ...] = ("identity", "immediate-of", "recursive-of",
 
 @torch.no_grad()
 def accumulation_gradients(
-    g: Tensor, x: Tensor, weight: Tensor, spec: AccumulatorSpec, estimator: Estimator
+    g: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    spec: AccumulatorSpec,
+    estimator: Estimator,
+    *,
+    update: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `accumulate` by x and weight, for one of four ideas of a derivative of rounding.
 
@@ -32,6 +38,7 @@ def accumulation_gradients(
 
     Args:
         g: (M, N), by the output.
+        update: the same for the weight's gradient, where that is another; None for g.
         x: (M, K); weight: (N, K).
 
     Returns:
@@ -45,14 +52,14 @@ def accumulation_gradients(
     check_operands(x, weight)
     if estimator not in ESTIMATORS:
         raise NumericsError(f"estimator={estimator!r}: valid are {', '.join(map(repr, ESTIMATORS))}")
+    update = g if update is None else update
     if estimator == "identity" or not x.shape[1]:
-        return g @ weight, g.t() @ x
+        return g @ weight, update.t() @ x
     grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
     for rows in row_blocks(x, weight):
         gates = _gates(x[rows], weight, spec, estimator)  # (m, K, N)
-        gated = gates * g[rows][:, None]
-        grad_x[rows] = torch.einsum("mkn,nk->mk", gated, weight)
-        grad_weight += torch.einsum("mkn,mk->nk", gated, x[rows])
+        grad_x[rows] = torch.einsum("mkn,mn,nk->mk", gates, g[rows], weight)
+        grad_weight += torch.einsum("mkn,mn,mk->nk", gates, update[rows], x[rows])
     return grad_x, grad_weight
 
 

@@ -118,7 +118,7 @@ class GemmSlots(nn.Module):
         Args:
             slot: name of the slot.
             content: a `SlotContent` for the chained slots; for `accumulator` and `backend` a module called as
-                `content(product, x, weight)`.
+                `content(product, x, weight)`, which may have `product_gradients` of its own.
 
         Raises:
             MethodError: the slot, or the stage within it, is taken; accumulator and backend exclude each other.
@@ -163,16 +163,25 @@ class GemmSlots(nn.Module):
         return result
 
 
+Matrices = tuple[list[tuple[Tensor, Tensor]], Callable[[list[Tensor]], Tensor]]
+"""A product as matrix products, one a group: pairs (M, K) and (N, K), and what joins their (M, N) to the output."""
+
+
 class Product:
-    """A bilinear product y = product(x, weight) with its two gradients; `linear` and `conv` are the two kinds."""
+    """A bilinear product y = product(x, weight) with its two gradients; `linear` and `conv` are the two kinds.
+
+    `matrices` says it as matrix products, differentiably, for what must see single products of numbers.
+    """
 
     def __init__(
         self,
         forward: Callable[[Tensor, Tensor], Tensor],
         grad_input: Callable[[Tensor, Tensor, Tensor], Tensor],
         grad_weight: Callable[[Tensor, Tensor, Tensor], Tensor],
+        matrices: Callable[[Tensor, Tensor], Matrices],
     ) -> None:
         self._forward = forward
+        self.matrices = matrices
         self.grad_input = grad_input
         self.grad_weight = grad_weight
 
@@ -202,6 +211,7 @@ class _SlottedProduct(torch.autograd.Function):
         keep = y if scale is not None and scale.requires_grad else None
         ctx.save_for_backward(x, weight, scale, keep)
         ctx.multiply, ctx.slots = multiply, slots
+        ctx.own_gradients = getattr(override, "product_gradients", None)
         result: Tensor = y if scale is None else y * scale
         return result
 
@@ -210,6 +220,15 @@ class _SlottedProduct(torch.autograd.Function):
         x, weight, scale, unscaled = ctx.saved_tensors
         (g,) = grad_outputs
         grad_x = grad_weight = grad_scale = None
+        if ctx.own_gradients is not None and any(ctx.needs_input_grad[:2]):
+            by_input, by_update = (
+                shaped if scale is None else shaped * scale
+                for shaped in (ctx.slots.grad_output_input(g), ctx.slots.grad_output_update(g))
+            )
+            grad_x, grad_weight = ctx.own_gradients(ctx.multiply, by_input, by_update, x, weight)
+            if ctx.needs_input_grad[2]:
+                grad_scale = (g * unscaled).sum_to_size(scale.shape)
+            return grad_x, grad_weight, grad_scale, None, None, None
         if ctx.needs_input_grad[0]:
             shaped = ctx.slots.grad_output_input(g)
             grad_x = ctx.multiply.grad_input(shaped if scale is None else shaped * scale, x, weight)
