@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pennyweight.methods import (
         BNN,
         GPTQ,
+        LBA,
+        AccumulatorUnderflow,
         AdaQuant,
         AdaRound,
         Applied,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AccumulatorUnderflow": "pennyweight.methods",
     "BNN": "pennyweight.methods",
     "AdaQuant": "pennyweight.methods",
     "AdaRound": "pennyweight.methods",
@@ -54,6 +57,7 @@ _HOMES = {
     "GhostBatchNorm": "pennyweight.methods",
     "Int8Training": "pennyweight.methods",
     "ImageDataset": "pennyweight.data",
+    "LBA": "pennyweight.methods",
     "Method": "pennyweight.methods",
     "PennyweightError": "pennyweight.errors",
     "Regime": "pennyweight.training",
@@ -83,6 +87,8 @@ _HOMES = {
 __all__ = [
     "BNN",
     "GPTQ",
+    "LBA",
+    "AccumulatorUnderflow",
     "AdaQuant",
     "AdaRound",
     "Applied",

@@ -32,6 +32,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "QDrop": {"steps": 10},
 }
 """Settings that keep slow methods short here."""
+BEFORE: dict[str, dict[str, Any]] = {
+    "AccumulatorUnderflow": {"LBA": {"underflow": False}},
+}
+"""Methods that change what others made, and those others."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128
 
 
@@ -59,6 +63,8 @@ def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
     model = float_net(seed, kind)
     if kind is not None and kind().needs_reference():
         pw.apply_(model, pw.RoundToNearest(weights="int4", activations="uint4"), data=[IMAGES])
+    for name, settings in BEFORE.get(kind.__name__, {}).items() if kind is not None else ():
+        pw.apply_(model, getattr(pw, name)(**settings))
     return model
 
 
@@ -68,7 +74,7 @@ def extras(kind: type[Method], seed: int = 0) -> dict[str, Any]:
 
 
 def records_before(kind: type[Method]) -> int:
-    return int(kind().needs_reference())
+    return int(kind().needs_reference()) + len(BEFORE.get(kind.__name__, {}))
 
 
 def applied_net(kind: type[Method]) -> nn.Module:
@@ -252,7 +258,7 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
         pw.apply_(model, made(kind), data=[IMAGES])
 
 
-COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN")]
+COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN"), ("LBA", "BNN"), ("LBA", "GhostBatchNorm")]
 COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN"), ("BNN", "Int8Training"), ("Int8Training", "BNN")]
 
 

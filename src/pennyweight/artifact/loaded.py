@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pennyweight.artifact import manifest as container
 from pennyweight.artifact import modules, program, runtime
+from pennyweight.artifact.accumulators import decode_accumulator
 from pennyweight.errors import ArtifactError
 
 _GARBLED = (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError, AssertionError)
@@ -26,6 +27,7 @@ class LayerRow:
         weight_bits: bits a weight takes, scales left out.
         shape: of the weight.
         size_bytes: of everything stored for the layer: codes, scales, bias.
+        sums: accumulator of few bits in which its products are summed; "" for one that is wide enough.
         execution: "executed" on a kernel of its own arithmetic, "simulated" in float32, or plain "float".
     """
 
@@ -37,6 +39,7 @@ class LayerRow:
     shape: tuple[int, ...]
     size_bytes: int
     execution: str
+    sums: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Artifact:
             per_group = settings["in_channels"] // settings["groups"]
             shape = (settings["out_channels"], per_group, *settings["kernel_size"])
         stored = [tensor for name, tensor in self.tensors.items() if name.startswith(f"{fqn}.")]
-        is_float = weights.startswith(("float", "bfloat")) and inputs == "float32"
+        sums = str(decode_accumulator(spec["accumulator"]).spec) if "accumulator" in spec else ""
+        is_float = weights.startswith(("float", "bfloat")) and inputs == "float32" and not sums
         return LayerRow(
             fqn=fqn,
             kind=spec["kind"],
@@ -110,6 +114,7 @@ class Artifact:
             weight_bits=modules.weight_bits(weights),
             shape=shape,
             size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored),
+            sums=sums,
             execution="executed" if executed else "float" if is_float else "simulated",
         )
 
@@ -132,7 +137,9 @@ class Artifact:
         """How the weighted layers compute, in a few words: what is executed and what is simulated."""
         rows = self.layers
         kinds = {row.execution for row in rows}
-        formats = sorted({f"W {row.weights}, A {row.inputs}" for row in rows if row.execution != "float"})
+        quantized = [row for row in rows if row.execution != "float"]
+        sums = {row: f", sums {row.sums}" if row.sums else "" for row in quantized}
+        formats = sorted({f"W {row.weights}, A {row.inputs}{sums[row]}" for row in quantized})
         if kinds <= {"float"}:
             return "float32 executed"
         if len(kinds) == 1:

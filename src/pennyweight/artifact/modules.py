@@ -3,13 +3,13 @@
 Weighted layers store their weights as packed codes of their slot's format; every other module stores plain settings.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pennyweight.artifact.accumulators import decode_accumulator, encode_accumulator
 from pennyweight.errors import ArtifactError
 from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule
@@ -22,10 +22,9 @@ from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
-from pennyweight.nn.slots.low_bit_accumulator import LowBitAccumulator
 from pennyweight.nn.slots.measured import MeasuredInput, MeasuredWeight
 from pennyweight.nn.slots.stored import StoredCodes
-from pennyweight.numerics.accumulate import AccumulatorSpec
+from pennyweight.nn.summed_product import SummedProduct
 from pennyweight.numerics.affine import (
     AffineParameters,
     PerGroup,
@@ -135,7 +134,8 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     _, attributes = (WEIGHTED | PLAIN)[kind]
     spec: Spec = {"kind": kind, "settings": {name: plain(getattr(module, name)) for name in attributes}}
     if kind in PRODUCTS:
-        return spec | _operands(module), {f"{fqn}.{name}": t for name, t in _operand_tensors(module).items()}
+        spec |= _operands(module) | _product_accumulators(module)
+        return spec, {f"{fqn}.{name}": t for name, t in _operand_tensors(module).items()}
     if kind not in WEIGHTED:
         _require_measured(fqn, module)
         state = {name: tensor for name, tensor in module.state_dict().items() if name != "gain"}  # of training alone
@@ -153,8 +153,8 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     if input_content is not None:
         spec["input"], stored = _encode_input(input_content)
         tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
-    if isinstance(module, GemmModule) and isinstance(content := module.slots.accumulator, LowBitAccumulator):
-        spec["accumulator"] = dataclasses.asdict(content.spec)
+    if isinstance(module, GemmModule) and module.slots.accumulator is not None:
+        spec["accumulator"] = encode_accumulator(module.slots.accumulator)
     return spec, tensors
 
 
@@ -279,7 +279,7 @@ def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -
     if "input" in spec:
         module.slots.fill("input", _decode_input(spec["input"], own))
     if "accumulator" in spec:
-        module.slots.fill("accumulator", LowBitAccumulator(AccumulatorSpec(**spec["accumulator"])))
+        module.slots.fill("accumulator", decode_accumulator(spec["accumulator"]))
 
 
 def _quantizers(product: nn.Module) -> dict[str, SlotContent]:
@@ -296,7 +296,17 @@ def _operand_tensors(product: nn.Module) -> Tensors:
     return {f"{name}.{key}": tensor for name, tensors in encoded.items() for key, tensor in tensors.items()}
 
 
+def _product_accumulators(product: nn.Module) -> Spec:
+    sums = {name: child for name, child in product.named_children() if isinstance(child, SummedProduct)}
+    found = {name: encode_accumulator(s.accumulator) for name, s in sums.items() if s.accumulator is not None}
+    return {"accumulators": found} if found else {}
+
+
 def _decode_product(product: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -> None:
+    for name, accumulator in spec.get("accumulators", {}).items():
+        summed = dict(product.named_children())[name]
+        assert isinstance(summed, SummedProduct), name
+        summed.accumulator = decode_accumulator(accumulator)
     for name, operand in spec["operands"].items():
         chain = dict(product.named_children())[name]
         assert isinstance(chain, SlotChain)

@@ -55,7 +55,7 @@ def _is_binary_linear(step: Step, specs: Mapping[str, Any], calls: Sequence[str]
     if step["op"] != "module" or calls.count(step["target"]) != 1:
         return False
     spec = specs[step["target"]]
-    return bool(spec["kind"] == "linear" and spec["weight"]["format"] == "binary")
+    return bool(spec["kind"] == "linear" and spec["weight"]["format"] == "binary" and "accumulator" not in spec)
 
 
 def _starts(step: Step, specs: Mapping[str, Any], calls: Sequence[str]) -> bool:

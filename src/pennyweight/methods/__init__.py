@@ -1,5 +1,6 @@
 """Floor 3: the methods, one idea a file; each class docstring is the method's card."""
 
+from pennyweight.methods.accumulator_underflow import AccumulatorUnderflow
 from pennyweight.methods.adaquant import AdaQuant
 from pennyweight.methods.adaround import AdaRound
 from pennyweight.methods.allocation.allocation import BitAllocation
@@ -10,6 +11,7 @@ from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
+from pennyweight.methods.lba import LBA
 from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.range_batchnorm import RangeBatchNorm
@@ -19,6 +21,8 @@ from pennyweight.methods.statistics_tuning import StatisticsTuning
 __all__ = [
     "BNN",
     "GPTQ",
+    "LBA",
+    "AccumulatorUnderflow",
     "AdaQuant",
     "AdaRound",
     "Applied",

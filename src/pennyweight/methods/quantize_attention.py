@@ -1,16 +1,16 @@
 """`QuantizeAttention`: integer codes for the operands of attention's two products, which belong to no layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from pennyweight.errors import MethodError
+from pennyweight.methods.attention_products import attached_attention
 from pennyweight.methods.base import Applied, Batches, Context, Method, Paper
 from pennyweight.methods.calibration import first_samples, heavy_tailed, observe_inputs
 from pennyweight.methods.rounding import Ranges, integer_format
-from pennyweight.nn.modes import in_mode
-from pennyweight.nn.products import attach_products_, detach_products_, find_products
 from pennyweight.nn.slots.chain import SlotChain
 from pennyweight.nn.slots.integer import IntegerInput
 from pennyweight.nn.surgery import match
@@ -77,35 +77,11 @@ class QuantizeAttention(Method):
         assert context.data is not None
         matched = match(model, self.include, self.exclude, self.targets)
         data = first_samples(context.data, self.max_samples)
-        with in_mode(model, training=False):
-            found = find_products(model, data[0])
-        skipped = {fqn: "left out by include/exclude" for fqn in found if fqn not in matched}
-        chosen = {fqn: kinds for fqn, kinds in found.items() if fqn in matched}
-        if not chosen:
-            seen = sorted({type(module).__name__ for module in model.modules()})
-            raise MethodError(
-                f"no matching module multiplies two activations by torch.matmul, bmm, @ or "
-                f"scaled_dot_product_attention; the model is made of: {', '.join(seen)}"
-            )
-        if "" in chosen:
-            raise MethodError(
-                f"{type(model).__name__} multiplies activations in its own forward: move the attention into a module "
-                f"of its own, or wrap the model, torch.nn.Sequential(model)"
-            )
-        modules = {fqn: model.get_submodule(fqn) for fqn in chosen}
-        attached: list[nn.Module] = []
-        try:
-            for fqn, module in modules.items():
-                attach_products_(module, chosen[fqn])
-                attached.append(module)
-            metrics = self._fill(model, list(modules), data)
-        except BaseException:
-            for module in attached:
-                detach_products_(module)
-            raise
-        return Applied(method=self, changed=tuple(modules), skipped=skipped, metrics=metrics)
+        with attached_attention(model, matched, data[0]) as attention:
+            metrics = self._fill(model, attention.owners, data)
+        return Applied(method=self, changed=attention.owners, skipped=attention.skipped, metrics=metrics)
 
-    def _fill(self, model: nn.Module, owners: list[str], data: Batches) -> dict[str, float | str]:
+    def _fill(self, model: nn.Module, owners: Sequence[str], data: Batches) -> dict[str, float | str]:
         """Observe every operand of the products, then put its quantizer into its slot."""
         format = integer_format("activations", self.activations)
         ranges = self._ranges()

@@ -79,7 +79,7 @@ def _linear_grad_weight(g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _linear_matrices(x: Tensor, weight: Tensor) -> Matrices:
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     return [(flat, weight)], lambda products: products[0].reshape(*x.shape[:-1], len(weight))
 
 
@@ -116,7 +116,8 @@ def _unfolded(
     if dims == 1:
         stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
     columns = F.unfold(plane, kernel.shape[2:], dilation=tuple(dilation), padding=tuple(padding), stride=tuple(stride))
-    parts = columns.transpose(1, 2).reshape(len(x) * columns.shape[2], groups, -1)
+    places, taps = columns.shape[2], kernel[0].numel()
+    parts = columns.transpose(1, 2).reshape(len(x) * places, groups, taps)
     sides = [
         (size + 2 * pad - dil * (side - 1) - 1) // step + 1
         for size, pad, dil, side, step in zip(plane.shape[2:], padding, dilation, kernel.shape[2:], stride, strict=True)
@@ -124,7 +125,7 @@ def _unfolded(
     sides = sides if dims == 2 else sides[1:]
 
     def join(products: list[Tensor]) -> Tensor:
-        flat = torch.cat(products, 1).reshape(len(x), -1, len(weight)).transpose(1, 2)
+        flat = torch.cat(products, 1).reshape(len(x), places, len(weight)).transpose(1, 2)
         return flat.reshape(len(x), len(weight), *sides)
 
     return list(zip(parts.unbind(1), kernel.flatten(1).chunk(groups), strict=True)), join

@@ -17,24 +17,29 @@ from torch.overrides import TorchFunctionMode
 
 from pennyweight.errors import MethodError
 from pennyweight.nn.calling import Batch, call
-from pennyweight.nn.slots.chain import SlotChain, SlotContent
+from pennyweight.nn.slots.chain import SlotChain, SlotState
+from pennyweight.nn.summed_product import SummedProduct
 
 
 class MatmulProduct(nn.Module):
-    """`torch.matmul` with a slot chain for each operand."""
+    """`torch.matmul` with a slot chain for each operand, and a slot for the accumulator of its sums."""
 
     def __init__(self) -> None:
         super().__init__()
         self.left = SlotChain()
         self.right = SlotChain()
+        self.output = SummedProduct()
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
         """(..., n, k), (..., k, m) -> (..., n, m)."""
-        return torch.matmul(self.left(input), self.right(other))
+        output: Tensor = self.output(self.left(input), self.right(other))
+        return output
 
 
 class AttentionProduct(nn.Module):
     """`scaled_dot_product_attention` in its steps, with a slot chain for each operand of its two products.
+
+    Each product has a slot for the accumulator of its sums; the scores' scale comes after the sum.
 
     The softmax between them stays float. Rows without a single key to look at give zeros, as torch's do.
     """
@@ -45,6 +50,8 @@ class AttentionProduct(nn.Module):
         self.key = SlotChain()
         self.probability = SlotChain()
         self.value = SlotChain()
+        self.scores = SummedProduct()
+        self.output = SummedProduct()
 
     def forward(
         self,
@@ -71,7 +78,7 @@ class AttentionProduct(nn.Module):
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
-        scores = torch.matmul(query, key.transpose(-2, -1)) * factor
+        scores = self.scores(query, key.transpose(-2, -1)) * factor
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~causal, -torch.inf)
@@ -83,7 +90,8 @@ class AttentionProduct(nn.Module):
         probability = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
         if dropout_p > 0:
             probability = F.dropout(probability, dropout_p)
-        return torch.matmul(self.probability(probability), value)
+        output: Tensor = self.output(self.probability(probability), value)
+        return output
 
 
 Product = MatmulProduct | AttentionProduct
@@ -180,7 +188,7 @@ class ProductSlots(nn.ModuleList):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         is_float = not any(key.startswith(prefix) for key in state_dict)
         for content in self.modules():
-            if isinstance(content, SlotContent):
+            if isinstance(content, SlotState):
                 content._keeps_values = is_float
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -193,18 +201,28 @@ def _forward_through_products(module: nn.Module, *args: Any, **kwargs: Any) -> A
         return type(module).forward(module, *args, **kwargs)
 
 
+def attached_products(module: nn.Module) -> ProductSlots | None:
+    """The product modules a module was given, if it was."""
+    found = module._modules.get("products")
+    return found if isinstance(found, ProductSlots) else None
+
+
 def attach_products_(module: nn.Module, kinds: Sequence[type[nn.Module]]) -> ProductSlots:
     """Give a module product modules of its own, which its forward then uses; undone by `detach_products_`.
 
     The module keeps its class, its names and its parameters. What is added is the child `products`, and a `forward`
-    on the instance: a bound method, which `copy.deepcopy` binds to the copy.
+    on the instance: a bound method, which `copy.deepcopy` binds to the copy. A module that has its product modules
+    already keeps them: one method may fill what another attached.
 
     Args:
         kinds: the products of one forward in order, as `find_products` returns them.
 
     Raises:
-        MethodError: the module has a child or attribute `products` already.
+        MethodError: the module has a child or attribute `products` that is another thing.
     """
+    if (attached := attached_products(module)) is not None:
+        assert [type(product) for product in attached] == list(kinds), "one forward, two lists of products"
+        return attached
     if hasattr(module, "products"):
         raise MethodError(f"{type(module).__name__} has an attribute 'products' already: rename it, or exclude it")
     slots = ProductSlots(kind() for kind in kinds)
@@ -275,6 +293,10 @@ def find_products(model: nn.Module, batch: Batch) -> dict[str, list[type[nn.Modu
     finally:
         for handle in handles:
             handle.remove()
+    attached = {fqn: slots for fqn, module in model.named_modules() if (slots := attached_products(module)) is not None}
+    inside = tuple(f"{fqn}.products." for fqn in attached)
+    found = {fqn: calls for fqn, calls in found.items() if not fqn.startswith(inside)}
+    found |= {fqn: [[type(product) for product in slots]] for fqn, slots in attached.items()}
     for fqn, calls in found.items():
         if any(kinds != calls[0] for kinds in calls):
             raise MethodError(f"module {fqn!r} makes other products from one call to the next: exclude it by name")

@@ -69,6 +69,10 @@ class AccumulatorSpec:
         if self.rounding not in ("toward_zero", "nearest_even"):
             raise NumericsError(f"rounding={self.rounding!r}: valid are 'toward_zero' and 'nearest_even'")
 
+    def __str__(self) -> str:
+        """Mantissa and exponent bits, as papers write them."""
+        return f"M{self.mantissa}E{self.exponent}"
+
     @property
     def bits(self) -> int:
         """Of a stored partial sum, sign included."""
@@ -93,6 +97,13 @@ class AccumulatorSpec:
     def smallest_sum(self) -> float:
         """Below which sums are 0, R_UF."""
         return 2.0 ** -(self.sum_bias if self.underflow else _NO_UNDERFLOW)
+
+    @property
+    def adds_exactly(self) -> bool:
+        """Whether float64 holds every sum of two of its values: 52 bits below the leading one."""
+        highest = (1 << self.exponent) - min(self.product_bias, self.sum_bias)
+        lowest = -max(self.product_bias, self.sum_bias) if self.underflow else -_NO_UNDERFLOW
+        return highest - lowest + self.mantissa <= 52
 
     def _largest(self, bias: int) -> float:
         return 2.0 ** ((1 << self.exponent) - 1 - bias) * (2 - 2.0**-self.mantissa)
@@ -143,9 +154,10 @@ def additions(products: Tensor, spec: AccumulatorSpec) -> Iterator[Addition]:
     """Additions along dimension 1, from 0."""
     total = torch.zeros_like(products[:, 0])
     for index in range(products.shape[1]):
-        exact = add_to_odd(products[:, index], total)
+        addend = products[:, index]
+        exact = addend + total if spec.adds_exactly else add_to_odd(addend, total)
         after = quantize(exact, spec, spec.smallest_sum, spec.largest_sum)
-        yield Addition(total, products[:, index], exact, after)
+        yield Addition(total, addend, exact, after)
         total = after
 
 

@@ -20,6 +20,7 @@ from pennyweight.nn.products import (
     detach_products_,
     find_products,
 )
+from pennyweight.nn.slots.chain import SlotChain
 from pennyweight.nn.slots.integer import IntegerInput
 from pennyweight.numerics.affine import AffineParameters, PerTensor
 from pennyweight.numerics.formats import IntFormat
@@ -169,7 +170,8 @@ def quantized(spelling: str = "sdpa") -> Spelled:
     module = Spelled(spelling)
     slots = attach_products_(module, [AttentionProduct if spelling == "sdpa" else MatmulProduct])
     for name, operand in slots[0].named_children():
-        operand.fill(eight_bits(0.1, 0), name)  # type: ignore[operator]
+        if isinstance(operand, SlotChain):
+            operand.fill(eight_bits(0.1, 0), name)
     return module
 
 
@@ -260,8 +262,11 @@ def test_a_forward_that_makes_other_products_is_refused() -> None:
     attach_products_(module, [MatmulProduct])
     with pytest.raises(MethodError, match=r"product 1 of this forward is a MatmulProduct, but calibration saw"):
         module(torch.eye(3))
+    assert attach_products_(module, [MatmulProduct]) is module.products, "a second method fills the first's modules"
+    taken = Moody()
+    taken.products = 3  # type: ignore[assignment]
     with pytest.raises(MethodError, match="attribute 'products' already"):
-        attach_products_(module, [MatmulProduct])
+        attach_products_(taken, [MatmulProduct])
     twice = nn.Module()
     twice.moody = Moody()
     twice.forward = lambda x: twice.moody(x) + twice.moody(x[:2, :2]).sum()  # type: ignore[method-assign]

@@ -19,6 +19,7 @@ from pennyweight.artifact.onnx.translate import translate
 from pennyweight.artifact.onnx.verify import Agreement, OnnxCheck, agreement, verify_onnx
 from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
+from pennyweight.nn.accumulators import accumulator_slots
 from pennyweight.nn.gemm import GemmModule
 from pennyweight.numerics.checks import require_finite
 
@@ -110,6 +111,7 @@ def export_onnx(
     path = Path(path)
     original = modules.named_throughout(copy.deepcopy(model).cpu().eval())
     _require_float32(original, example_input)
+    _require_plain_sums(original)
     samples = (example_input if samples is None else samples).cpu()
     aligned = copy.deepcopy(original)
     align_biases_(aligned)
@@ -157,6 +159,15 @@ def _require_float32(model: nn.Module, example_input: Tensor) -> None:
         require_finite(tensor, name)
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ArtifactError(f"{name!r} is {tensor.dtype}: call model.float() before, .onnx files are float32")
+
+
+def _require_plain_sums(model: nn.Module) -> None:
+    for name, slots in accumulator_slots(model).items():
+        if slots.accumulator is not None:
+            raise ArtifactError(
+                f"{name!r} sums in an accumulator of few bits, for which ONNX has no operator: pennyweight.export "
+                f"writes a packed artifact"
+            )
 
 
 def _require_agreement(check: OnnxCheck) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from pennyweight.artifact import modules
 from pennyweight.artifact.onnx.graph import Graph, Shape, Value
 from pennyweight.artifact.onnx.quantizers import Deploy, InputCodes, WeightCodes, input_codes, int32_bias, weight_codes
-from pennyweight.errors import ArtifactError
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch's words, and ONNX's
 
@@ -27,8 +26,6 @@ class _Operands:
         self.values = weight.detach().numpy()
         self.bias_values = bias.detach().numpy() if isinstance(bias, Tensor) else None
         weight_content, input_content = modules.contents(fqn, module)
-        if getattr(getattr(module, "slots", None), "accumulator", None) is not None:
-            raise ArtifactError("ONNX has no accumulators of few bits: pennyweight.export writes a packed artifact")
         self.codes: WeightCodes | None = None
         self.input: InputCodes | None = None
         if weight_content is not None:

@@ -20,17 +20,26 @@ Codes = tuple[Tensor, Tensor | None]
 """Values and the scale that multiplies them; a scale of None means one."""
 
 
-class SlotContent(nn.Module):
-    """One transformation inside a slot: a mask, a quantizer, a packing.
+class SlotState(nn.Module):
+    """What fills a slot.
 
     A float checkpoint, which holds no slot of a layer, loads into a layer with filled slots: the contents then keep
     the values they have. A checkpoint that holds one of a layer's slots must hold them all.
     """
 
+    _keeps_values = False  # while a float checkpoint loads; set by the holder of the slots, which sees the whole layer
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if not self._keeps_values:
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SlotContent(SlotState):
+    """One transformation inside a slot: a mask, a quantizer, a packing."""
+
     stage: ClassVar[Stage]
     lr_scale: float = 1.0  # of the latent parameter, see `nn.parameter_rules`
     decays: bool = True
-    _keeps_values = False  # while a float checkpoint loads; set by GemmSlots, which sees the whole layer
 
     def codes(self, x: Tensor) -> Codes:
         """Values in the slot's own units and their scale; contents without a scale return (values, None)."""
@@ -38,10 +47,6 @@ class SlotContent(nn.Module):
 
     def project_(self, parameter: nn.Parameter) -> None:
         """Project the latent parameter back after an optimiser step; most contents have nothing to project."""
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        if not self._keeps_values:
-            super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class SlotChain(nn.ModuleDict):
@@ -140,7 +145,7 @@ class GemmSlots(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         is_float = not any(key.startswith(prefix) for key in state_dict)
         for content in self.modules():
-            if isinstance(content, SlotContent):
+            if isinstance(content, SlotState):
                 content._keeps_values = is_float
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -161,6 +166,12 @@ class GemmSlots(nn.Module):
             return y if scale is None else y * scale
         result: Tensor = _SlottedProduct.apply(x, weight, scale, multiply, override, self)
         return result
+
+
+def accumulated(multiply: "Product", accumulator: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """product(x, weight) in an accumulator's arithmetic, with its gradients, where no layer stands around it."""
+    result: Tensor = _SlottedProduct.apply(x, weight, None, multiply, accumulator, None)
+    return result
 
 
 Matrices = tuple[list[tuple[Tensor, Tensor]], Callable[[list[Tensor]], Tensor]]
@@ -189,6 +200,15 @@ class Product:
         """The forward product."""
         return self._forward(x, weight)
 
+    def gradients(
+        self, g_input: Tensor | None, g_update: Tensor | None, x: Tensor, weight: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """By the input and by the weight, each from its own neural gradient; None where it is not asked for."""
+        return (
+            None if g_input is None else self.grad_input(g_input, x, weight),
+            None if g_update is None else self.grad_weight(g_update, x, weight),
+        )
+
 
 class _SlottedProduct(torch.autograd.Function):
     """A product whose two backward products see their own version of the neural gradient.
@@ -205,7 +225,7 @@ class _SlottedProduct(torch.autograd.Function):
         scale: Tensor | None,
         multiply: Product,
         override: nn.Module | None,
-        slots: GemmSlots,
+        slots: GemmSlots | None,
     ) -> Tensor:
         y = multiply(x, weight) if override is None else override(multiply, x, weight)
         keep = y if scale is not None and scale.requires_grad else None
@@ -219,22 +239,17 @@ class _SlottedProduct(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, unscaled = ctx.saved_tensors
         (g,) = grad_outputs
-        grad_x = grad_weight = grad_scale = None
-        if ctx.own_gradients is not None and any(ctx.needs_input_grad[:2]):
-            by_input, by_update = (
-                shaped if scale is None else shaped * scale
-                for shaped in (ctx.slots.grad_output_input(g), ctx.slots.grad_output_update(g))
-            )
+        needs_x, needs_weight, needs_scale, *_ = ctx.needs_input_grad
+
+        def shaped(slot: str) -> Tensor:
+            own: Tensor = g if ctx.slots is None else getattr(ctx.slots, slot)(g)
+            return own if scale is None else own * scale
+
+        by_input = shaped("grad_output_input") if needs_x else None
+        by_update = shaped("grad_output_update") if needs_weight else None
+        if ctx.own_gradients is None:
+            grad_x, grad_weight = ctx.multiply.gradients(by_input, by_update, x, weight)
+        else:
             grad_x, grad_weight = ctx.own_gradients(ctx.multiply, by_input, by_update, x, weight)
-            if ctx.needs_input_grad[2]:
-                grad_scale = (g * unscaled).sum_to_size(scale.shape)
-            return grad_x, grad_weight, grad_scale, None, None, None
-        if ctx.needs_input_grad[0]:
-            shaped = ctx.slots.grad_output_input(g)
-            grad_x = ctx.multiply.grad_input(shaped if scale is None else shaped * scale, x, weight)
-        if ctx.needs_input_grad[1]:
-            shaped = ctx.slots.grad_output_update(g)
-            grad_weight = ctx.multiply.grad_weight(shaped if scale is None else shaped * scale, x, weight)
-        if ctx.needs_input_grad[2]:
-            grad_scale = (g * unscaled).sum_to_size(scale.shape)
+        grad_scale = (g * unscaled).sum_to_size(scale.shape) if needs_scale else None
         return grad_x, grad_weight, grad_scale, None, None, None
