@@ -1,8 +1,8 @@
 """Block-scaled floats: MXFP8, MXFP6, MXFP4 and NVFP4. Blocks run along the last dimension; formats are in `formats`.
 
 An MX block's scale is 2^(floor(log2 max|x|) - emax), emax being the exponent of the element format's largest value;
-elements are x / scale, rounded to nearest even, and saturate. NVFP4 scales the tensor so that its largest block scale is
-e4m3's largest value, and rounds a block's max|x| / 6 to e4m3.
+elements are x / scale, rounded to nearest even, and saturate. NVFP4 scales the tensor so that its largest block scale
+is e4m3's largest value, and rounds a block's max|x| / 6 to e4m3.
 
 Defined here, where the formats leave it open: a block that holds NaN or infinity has the scale NaN, and all of it
 decodes to NaN; a block of zeros has MX's smallest scale, or NVFP4's zero; an NVFP4 scale that rounds to zero makes its
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
@@ -125,8 +124,8 @@ def round_to_blocks(
 
 def _in_blocks(x: Tensor, format: BlockFormat) -> Tensor:
     """(..., n) -> (..., blocks, block_size), the end filled with zeros."""
-    padded = F.pad(x, (0, -x.shape[-1] % format.block_size))
-    return padded.reshape(*x.shape[:-1], num_blocks(x.shape[-1], format), format.block_size)
+    end = x.new_zeros((*x.shape[:-1], -x.shape[-1] % format.block_size))
+    return torch.cat([x, end], dim=-1).reshape(*x.shape[:-1], num_blocks(x.shape[-1], format), format.block_size)
 
 
 def _power_scale(largest: Tensor, format: BlockFormat) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,15 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles.number_formats import nearest_power, powers_with_zero
 from torch import Tensor
 
+from oracles.number_formats import nearest_power, powers_with_zero
 from pennyweight.errors import FormatError, NumericsError
 from pennyweight.numerics.clipped import linear_codes, linear_quant, log_quant, scaled_codes, unit_range, unit_step
 from pennyweight.numerics.formats import BinaryFormat, IntFormat, LogFormat, parse_format
@@ -97,10 +98,10 @@ def test_the_gradient_of_codes_is_that_of_steps() -> None:
 @pytest.mark.parametrize("spec", ["int4", "uint2", "log4"])
 def test_nan_and_infinity_are_refused(spec: str) -> None:
     format = parse_format(spec)
+    quant: Any = linear_quant if isinstance(format, IntFormat) else log_quant
     for bad in (math.nan, math.inf):
         with pytest.raises(NumericsError, match=r"index \(1,\)"):
-            x = torch.tensor([0.0, bad])
-            linear_quant(x, format) if isinstance(format, IntFormat) else log_quant(x, format)  # type: ignore[arg-type]
+            quant(torch.tensor([0.0, bad]), format)
 
 
 @given(
