@@ -27,24 +27,69 @@ inline uint64_t gather(uint64_t codes, int plane) {
     return ((codes >> plane & 0x0101010101010101u) * 0x0102040810204080u) >> 56;
 }
 
-// Planes of `k` codes, each plane `words` words; returns sum over k of A.
-int64_t pack_row(const uint8_t* codes, int64_t k, int bits, int64_t words, uint64_t* planes) {
-    for (int64_t w = 0; w < words; ++w) {
-        uint64_t packed[8] = {};
-        const int64_t count = k - 64 * w < 64 ? k - 64 * w : 64;
-        for (int64_t start = 0; start < count; start += 8) {
-            uint64_t eight = 0;
-            memcpy(&eight, codes + 64 * w + start, static_cast<size_t>(count - start < 8 ? count - start : 8));
+inline uint64_t load8(const uint8_t* codes) {
+    uint64_t eight;
+    memcpy(&eight, codes, 8);
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-            eight = __builtin_bswap64(eight);
+    eight = __builtin_bswap64(eight);
 #endif
-            for (int i = 0; i < bits; ++i) packed[i] |= gather(eight, i) << start;
-        }
-        for (int i = 0; i < bits; ++i) planes[i * words + w] = packed[i];
-    }
+    return eight;
+}
+
+inline int64_t popcount(uint64_t v) {
+    v -= (v >> 1) & 0x5555555555555555u;
+    v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
+    v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return static_cast<int64_t>((v * 0x0101010101010101u) >> 56);
+}
+
+// Planes of `k` codes, each plane `words` words; returns sum over k of A.
+template <int kBits>
+int64_t pack_planes(const uint8_t* codes, int64_t k, int64_t words, uint64_t* planes) {
     int64_t sum = 0;
-    for (int64_t c = 0; c < k; ++c) sum += codes[c];
-    return 2 * sum - k * ((int64_t{1} << bits) - 1);
+    for (int64_t w = 0; w < words; ++w) {
+        const uint8_t* from = codes + 64 * w;
+        uint8_t last[64];
+        if (k - 64 * w < 64) {
+            memset(last, 0, sizeof last);
+            memcpy(last, from, static_cast<size_t>(k - 64 * w));
+            from = last;
+        }
+        uint64_t packed[kBits] = {};
+        for (int start = 0; start < 64; start += 8) {
+            const uint64_t eight = load8(from + start);
+            PW_UNROLL
+            for (int i = 0; i < kBits; ++i) packed[i] |= gather(eight, i) << start;
+        }
+        PW_UNROLL
+        for (int i = 0; i < kBits; ++i) {
+            planes[i * words + w] = packed[i];
+            sum += popcount(packed[i]) << i;
+        }
+    }
+    return 2 * sum - k * ((int64_t{1} << kBits) - 1);
+}
+
+int64_t pack_row(const uint8_t* codes, int64_t k, int bits, int64_t words, uint64_t* planes) {
+    switch (bits) {
+        case 1: return pack_planes<1>(codes, k, words, planes);
+        case 2: return pack_planes<2>(codes, k, words, planes);
+        case 3: return pack_planes<3>(codes, k, words, planes);
+        case 4: return pack_planes<4>(codes, k, words, planes);
+        case 5: return pack_planes<5>(codes, k, words, planes);
+        case 6: return pack_planes<6>(codes, k, words, planes);
+        case 7: return pack_planes<7>(codes, k, words, planes);
+        default: return pack_planes<8>(codes, k, words, planes);
+    }
+}
+
+// codes = clamp(codes, low, high) - start, as bytes.
+void clamp(int8_t* codes, int64_t k, int8_t low, int8_t high, int8_t start) {
+    for (int64_t c = 0; c < k; ++c) {
+        const int8_t above = codes[c] < low ? low : codes[c];
+        const int8_t within = above > high ? high : above;
+        codes[c] = static_cast<int8_t>(static_cast<uint8_t>(within) - static_cast<uint8_t>(start));
+    }
 }
 
 // acc += sum over the planes i of a row of 2^i z[i], times 2^shift.
@@ -130,10 +175,7 @@ PW_API int64_t pw_quantize_planes(int index, const float* x, int64_t rows, int64
             }
             return;
         }
-        for (int64_t c = 0; c < k; ++c) {
-            const int value = codes[c] < low ? low : (codes[c] > high ? high : codes[c]);
-            codes[c] = static_cast<int8_t>(value - start);
-        }
+        clamp(codes, k, static_cast<int8_t>(low), static_cast<int8_t>(high), static_cast<int8_t>(start));
         sums[r] = pack_row(reinterpret_cast<const uint8_t*>(codes), k, bits, words, planes + r * bits * words);
     });
     return bad.load() == INT64_MAX ? -1 : bad.load();
