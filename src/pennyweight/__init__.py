@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pennyweight.methods import (
         BNN,
         GPTQ,
+        QNN,
         AdaQuant,
         AdaRound,
         Applied,
@@ -58,6 +59,7 @@ _HOMES = {
     "PennyweightError": "pennyweight.errors",
     "Regime": "pennyweight.training",
     "QDrop": "pennyweight.methods",
+    "QNN": "pennyweight.methods",
     "QuantizeAttention": "pennyweight.methods",
     "RangeBatchNorm": "pennyweight.methods",
     "RoundToNearest": "pennyweight.methods",
@@ -83,6 +85,7 @@ _HOMES = {
 __all__ = [
     "BNN",
     "GPTQ",
+    "QNN",
     "AdaQuant",
     "AdaRound",
     "Applied",

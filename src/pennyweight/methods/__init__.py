@@ -11,6 +11,7 @@ from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
 from pennyweight.methods.qdrop import QDrop
+from pennyweight.methods.qnn import QNN
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.range_batchnorm import RangeBatchNorm
 from pennyweight.methods.round_to_nearest import RoundToNearest
@@ -19,6 +20,7 @@ from pennyweight.methods.statistics_tuning import StatisticsTuning
 __all__ = [
     "BNN",
     "GPTQ",
+    "QNN",
     "AdaQuant",
     "AdaRound",
     "Applied",

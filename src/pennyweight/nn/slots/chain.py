@@ -230,11 +230,25 @@ class _SlottedProduct(torch.autograd.Function):
                 grad_scale = (g * unscaled).sum_to_size(scale.shape)
             return grad_x, grad_weight, grad_scale, None, None, None
         if ctx.needs_input_grad[0]:
-            shaped = ctx.slots.grad_output_input(g)
-            grad_x = ctx.multiply.grad_input(shaped if scale is None else shaped * scale, x, weight)
+            codes = ctx.slots.grad_output_input.codes(g)
+            grad_x = _scaled_product(lambda shaped: ctx.multiply.grad_input(shaped, x, weight), codes, scale)
         if ctx.needs_input_grad[1]:
-            shaped = ctx.slots.grad_output_update(g)
-            grad_weight = ctx.multiply.grad_weight(shaped if scale is None else shaped * scale, x, weight)
+            codes = ctx.slots.grad_output_update.codes(g)
+            grad_weight = _scaled_product(lambda shaped: ctx.multiply.grad_weight(shaped, x, weight), codes, scale)
         if ctx.needs_input_grad[2]:
             grad_scale = (g * unscaled).sum_to_size(scale.shape)
         return grad_x, grad_weight, grad_scale, None, None, None
+
+
+def _scaled_product(product: Callable[[Tensor], Tensor], codes: Codes, scale: Tensor | None) -> Tensor:
+    """A backward product of a gradient's codes, their scale applied once, as in the forward product.
+
+    Args:
+        scale: of the forward product. One an output channel varies along the sum of dX, and is multiplied in before.
+    """
+    shaped, own = codes
+    if own is None:
+        return product(shaped if scale is None else shaped * scale)
+    if scale is None or scale.numel() == 1:
+        return product(shaped) * (own if scale is None else own * scale)
+    return product(shaped * scale) * own
