@@ -258,8 +258,22 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
         pw.apply_(model, made(kind), data=[IMAGES])
 
 
-COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN"), ("LBA", "BNN"), ("LBA", "GhostBatchNorm")]
-COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN"), ("BNN", "Int8Training"), ("Int8Training", "BNN")]
+COMPOSE = [
+    ("GhostBatchNorm", "BNN"),
+    ("RangeBatchNorm", "BNN"),
+    ("GhostBatchNorm", "QNN"),
+    ("LBA", "BNN"),
+    ("LBA", "GhostBatchNorm"),
+    ("LBA", "QNN"),
+]
+COLLIDE = [
+    ("BNN", "RoundToNearest"),
+    ("RoundToNearest", "BNN"),
+    ("BNN", "Int8Training"),
+    ("Int8Training", "BNN"),
+    ("QNN", "BNN"),
+    ("Int8Training", "QNN"),
+]
 
 
 def by_name(name: str) -> Method:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pennyweight.artifact import grids
 from pennyweight.artifact.accumulators import decode_accumulator, encode_accumulator
 from pennyweight.errors import ArtifactError
 from pennyweight.nn.embedding import SlottedEmbedding
@@ -20,7 +21,9 @@ from pennyweight.nn.quantized_batchnorm import QuantizedBatchNorm1d, QuantizedBa
 from pennyweight.nn.range_batchnorm import RANGE_OF
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
+from pennyweight.nn.slots.blocks import BlockScaled
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
+from pennyweight.nn.slots.clipped import ClippedInput, ClippedWeight
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
 from pennyweight.nn.slots.measured import MeasuredInput, MeasuredWeight
 from pennyweight.nn.slots.stored import StoredCodes
@@ -241,8 +244,12 @@ def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, T
         return {"format": str(weight.dtype).removeprefix("torch.")}, {"weight": weight}
     if isinstance(content, BinaryWeight):
         return {"format": "binary"}, {"weight.signs": pack_signs(weight.reshape(weight.shape[0], -1))}
+    if isinstance(content, ClippedWeight | BlockScaled) and grids.is_grid(content.format):
+        return grids.encode_weight(content, weight)
     if isinstance(content, MeasuredWeight):
         content = content.frozen(weight)
+    if isinstance(content, ClippedWeight):
+        content = content.frozen()
     if isinstance(content, IntegerWeight):
         codes = quantize(weight, content.affine).to(torch.int64) - content.format.min
         spec = {"format": str(content.format), "granularity": str(content.granularity)}
@@ -258,7 +265,9 @@ def _encode_input(content: SlotContent | None) -> tuple[Spec, Tensors]:
         return {"format": "binary"}, {}
     if isinstance(content, RunningInput):
         return {"format": str(content.format), "range": "running"}, {"input.absmax": content.absmax}
-    if isinstance(content, MeasuredInput):
+    if isinstance(content, ClippedInput | BlockScaled) and grids.is_grid(content.format):
+        return grids.encode_input(content), {}
+    if isinstance(content, MeasuredInput | ClippedInput):
         content = content.frozen()
     if isinstance(content, IntegerInput):
         tensors = {"input.scale": content.scale, "input.zero_point": content.zero_point.to(torch.int32)}
@@ -321,6 +330,8 @@ def _decode_weight(spec: Spec, own: Mapping[str, Tensor], shape: torch.Size) -> 
     if spec["format"] == "binary":
         return unpack_signs(own["weight.signs"], shape[1:].numel()).reshape(shape), StoredCodes(None)
     format = parse_format(spec["format"])
+    if grids.is_grid(format):
+        return grids.decode_weight(spec, format, own, shape), StoredCodes(None)
     assert isinstance(format, IntFormat), f"weight format {format}"
     codes = unpack_bits(own["weight.codes"], format.bits, shape.numel()).to(torch.int64) + format.min
     codes = codes.reshape(shape)
@@ -338,6 +349,8 @@ def _decode_input(spec: Spec, own: Mapping[str, Tensor]) -> SlotContent:
     format = parse_format(spec["format"])
     if str(format) == "binary":
         return BinaryInput()
+    if grids.is_grid(format):
+        return grids.decode_input(spec, format)
     assert isinstance(format, IntFormat), f"input format {format}"
     if spec["range"] == "running":
         content = RunningInput(format)

@@ -1,7 +1,8 @@
 """Lowering: which layers of a program run on packed words, and the program rewritten so that they do.
 
 A chain is a run of binary linear layers with nothing but sign-preserving modules between them. It becomes one step,
-and one call of the C++ library. Everything else stays the torch module it was.
+and one call of the C++ library. Single linear layers of few bits run on bit planes (`planes`). Everything else stays
+the torch module it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight import ops
+from pennyweight.artifact.planes import BitPlaneLinear, runs_on_planes
 from pennyweight.artifact.program import Program, Step, references
 from pennyweight.artifact.thresholds import fold_thresholds
 from pennyweight.nn.gemm import GemmLinear
@@ -153,9 +155,13 @@ def lower(program_input: str, steps: list[Step], output: Any, specs: Any, module
         replaced[chain.layers[-1]] = {**first, "name": last["name"], "target": target}
     rewritten = [replaced.get(index, step) for index, step in enumerate(steps) if index not in removed]
     called = {step["target"] for step in rewritten if step["op"] == "module"}
+    for name in called & modules.keys():
+        if isinstance(module := modules[name], GemmLinear) and runs_on_planes(specs[name]):
+            chosen[name] = BitPlaneLinear(module)
     return Program(program_input, rewritten, output, {name: chosen[name] for name in called})
 
 
 def executed_layers(steps: Sequence[Step], specs: Mapping[str, Any], output: Any) -> set[str]:
     """Names of the layers that run on packed words."""
-    return {steps[index]["target"] for chain in find_chains(steps, specs, output) for index in chain.layers}
+    chained = {steps[index]["target"] for chain in find_chains(steps, specs, output) for index in chain.layers}
+    return chained | {name for name, spec in specs.items() if runs_on_planes(spec)}

@@ -13,6 +13,7 @@ from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
 from pennyweight.methods.lba import LBA
 from pennyweight.methods.qdrop import QDrop
+from pennyweight.methods.qnn import QNN
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.range_batchnorm import RangeBatchNorm
 from pennyweight.methods.round_to_nearest import RoundToNearest
@@ -22,6 +23,7 @@ __all__ = [
     "BNN",
     "GPTQ",
     "LBA",
+    "QNN",
     "AccumulatorUnderflow",
     "AdaQuant",
     "AdaRound",

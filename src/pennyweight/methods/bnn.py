@@ -1,38 +1,20 @@
 """`BNN`: binary weights and activations."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
+from pennyweight.methods.latent import glorot_lr_scale, rectifiers, refuse_functional_rectifiers, spread_latent_
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.integer import RunningInput
 from pennyweight.nn.surgery import match, swap_modules_
-from pennyweight.nn.tracing import trace
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
-
-# Activations whose output has one sign, or a shape a sign makes pointless: the binarization takes their place.
-_RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
-_FUNCTIONAL_RECTIFIERS = (
-    F.relu,
-    torch.relu,
-    F.relu6,
-    F.gelu,
-    F.silu,
-    F.leaky_relu,
-    F.hardswish,
-    torch.sigmoid,
-)
-_RECTIFIER_METHODS = ("relu", "relu_", "sigmoid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +74,7 @@ class BNN(Method):
         return {fqn: module for fqn, module in model.named_modules() if type(module) in SHIFT_OF}
 
     def _apply(self, model: nn.Module, context: Context) -> Applied:
-        _refuse_functional_rectifiers(model)
+        refuse_functional_rectifiers(model)
         layers = match(model, self.include, self.exclude, self.targets)
         for fqn, layer in layers.items():
             assert isinstance(layer.weight, Tensor)
@@ -101,8 +83,7 @@ class BNN(Method):
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         for fqn, layer in swaps.items():
             self._binarize(fqn, layer, is_first=fqn == first)
-        activations = {fqn: m for fqn, m in model.named_modules() if isinstance(m, _RECTIFIERS)}
-        swaps |= {fqn: nn.Hardtanh() for fqn in activations}
+        swaps |= {fqn: nn.Hardtanh() for fqn in rectifiers(model)}
         if self.batch_norm == "shift":
             for fqn, norm in self._norms(model).items():
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
@@ -112,40 +93,11 @@ class BNN(Method):
 
     def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
         assert isinstance(layer, GemmModule)
-        fan_in = layer.weight[0].numel()
-        fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
-        lr_scale = math.sqrt((fan_in + fan_out) / 1.5) if self.glorot_scaling else 1.0
+        lr_scale = glorot_lr_scale(layer.weight) if self.glorot_scaling else 1.0
         layer.slots.fill("weight", BinaryWeight(clip=self.clip, lr_scale=lr_scale))
         if is_first and self.first_input == "int8":
             layer.slots.fill("input", RunningInput(IntFormat(8)))
         else:
             key = Key(self.seed).fold("binary input", fqn) if self.stochastic_activations else None
             layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key))
-        _spread_latent_(layer.weight)
-
-
-@torch.no_grad()
-def _spread_latent_(weight: nn.Parameter) -> None:
-    """Scale to the standard deviation of U(-1, 1) and clip, keeping every sign.
-
-    An initialisation of any spread thus starts as the paper's does, and a trained layer keeps the signs it learnt.
-    """
-    rms = weight.square().mean().sqrt()
-    if rms > 0:
-        weight.mul_(3**-0.5 / rms).clamp_(-1.0, 1.0)
-
-
-def _refuse_functional_rectifiers(model: nn.Module) -> None:
-    """A rectifier called as a function cannot be swapped, and the sign of its output would always be +1."""
-    try:
-        graph = trace(model)
-    except MethodError:
-        return  # models that cannot be traced are taken on trust; their modules are still swapped
-    for node in graph.nodes:
-        if (node.op == "call_function" and node.target in _FUNCTIONAL_RECTIFIERS) or (
-            node.op == "call_method" and node.target in _RECTIFIER_METHODS
-        ):
-            raise MethodError(
-                f"the model calls {getattr(node.target, '__name__', node.target)}() as a function ({node.name!r}): "
-                f"the sign of its output is always +1; make it a module, such as self.act = torch.nn.ReLU()"
-            )
+        spread_latent_(layer.weight)

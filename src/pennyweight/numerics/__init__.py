@@ -11,10 +11,13 @@ from pennyweight.numerics.affine import (
     parse_granularity,
     quantize,
 )
+from pennyweight.numerics.block_scaled import Blocks, dequantize_blocks, quantize_blocks, round_to_blocks
 from pennyweight.numerics.checks import require_finite
+from pennyweight.numerics.clipped import linear_quant, log_quant
 from pennyweight.numerics.codec import decode, encode, round_to_format
 from pennyweight.numerics.formats import (
     BinaryFormat,
+    BlockFormat,
     FloatFormat,
     Format,
     IntFormat,
@@ -33,6 +36,8 @@ from pennyweight.numerics.ste import clamp_ste, round_ste, sign, sign_ste, stoch
 __all__ = [
     "AffineParameters",
     "BinaryFormat",
+    "BlockFormat",
+    "Blocks",
     "FloatFormat",
     "Format",
     "IntFormat",
@@ -49,16 +54,21 @@ __all__ = [
     "clamp_ste",
     "decode",
     "dequantize",
+    "dequantize_blocks",
     "encode",
     "estimate_range",
     "fake_quantize",
+    "linear_quant",
+    "log_quant",
     "pack_bits",
     "pack_signs",
     "parse_format",
     "parse_granularity",
     "quantize",
+    "quantize_blocks",
     "require_finite",
     "round_ste",
+    "round_to_blocks",
     "round_to_format",
     "sign",
     "sign_ste",

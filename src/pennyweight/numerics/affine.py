@@ -14,6 +14,7 @@ from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
 from pennyweight.numerics.rounding import Rounding, apply_rounding
+from pennyweight.numerics.ste import straight_through_where
 
 
 @dataclass(frozen=True)
@@ -203,18 +204,6 @@ def dequantize(codes: Tensor, parameters: AffineParameters) -> Tensor:
     return (codes - zero_point) * expand(parameters.scale, codes, parameters.granularity)
 
 
-class _FakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
-        ctx.save_for_backward(inside)
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * inside, None, None
-
-
 def fake_quantize(
     x: Tensor, parameters: AffineParameters, rounding: Rounding = "nearest_even", key: Key | None = None
 ) -> Tensor:
@@ -229,5 +218,4 @@ def fake_quantize(
     if not x.requires_grad:
         return value
     inside = (steps >= low - 0.5) & (steps <= high + 0.5)
-    result: Tensor = _FakeQuantize.apply(x, value, inside)
-    return result
+    return straight_through_where(x, value, inside)

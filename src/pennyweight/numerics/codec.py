@@ -20,14 +20,17 @@ def round_to_format(x: Tensor, format: Format, rounding: Rounding = "nearest_eve
 
     Beyond the largest value a format saturates, unless a `FloatFormat` says otherwise. Clamping comes before rounding,
     so that stochastic rounding is unbiased inside the range and never leaves it. Binary takes the sign; logarithmic
-    formats round the exponent to nearest (AP2), and to zero below half of the smallest value.
+    formats round the exponent to nearest (AP2), and to zero below half of the smallest value; stochastically they take
+    one of the two neighbours, without bias in the value.
 
     Raises:
         NumericsError: `x` holds NaN or infinity, its dtype cannot count as far as an integer format, stochastic
-            rounding has no key, or binary and logarithmic formats are asked for another rounding than their own.
+            rounding has no key, or binary and logarithmic formats are asked for a rounding they do not have.
     """
     assert x.is_floating_point(), f"values are floats, not {x.dtype}"
     require_finite(x, "the tensor to round")
+    if isinstance(format, LogFormat) and rounding == "stochastic":
+        return _round_log_stochastic(x, format, key)
     if isinstance(format, LogFormat | BinaryFormat):
         if rounding != "nearest_even":
             raise NumericsError(f"rounding={rounding!r}: {format} has its own rounding; leave it at 'nearest_even'")
@@ -52,6 +55,14 @@ def _round_log(x: Tensor, format: LogFormat) -> Tensor:
     wide = x.double()
     magnitude = ap2(wide.abs()).clamp(smallest, largest)
     return torch.where(wide.abs() < smallest / 2, 0.0, torch.copysign(magnitude, wide)).to(x.dtype)
+
+
+def _round_log_stochastic(x: Tensor, format: LogFormat, key: Key | None) -> Tensor:
+    """Up with the probability of the distance from below, in units of the power below, or of the smallest power."""
+    wide = x.double().clamp(-(2.0**format.max_exponent), 2.0**format.max_exponent)
+    _, exponent = torch.frexp(wide)
+    quantum = power_of_two((exponent - 1).clamp(min=format.min_exponent))
+    return (apply_rounding(wide / quantum, "stochastic", key) * quantum).to(x.dtype)
 
 
 def _round_float(x: Tensor, format: FloatFormat, rounding: Rounding, key: Key | None) -> Tensor:

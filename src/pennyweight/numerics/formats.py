@@ -6,7 +6,7 @@ from typing import Literal
 
 from pennyweight.errors import FormatError
 
-_VALID = "'int8', 'uint4', 'int8n' (narrow), 'e4m3', 'e5m2', 'm7e4', 'log4', 'binary', 'ternary'"
+_VALID = "'int8', 'uint4', 'int8n' (narrow), 'e4m3', 'e5m2', 'm7e4', 'log4', 'binary', 'ternary', 'mxfp4', 'nvfp4'"
 Specials = Literal["none", "fn", "ieee"]
 
 
@@ -243,6 +243,67 @@ def _float_format(prefix: str, exponent: int, mantissa: int, bias: int | None) -
     return FloatFormat(exponent, mantissa, bias, specials=_NAMED_SPECIALS.get((exponent, mantissa), "none"))
 
 
+_BLOCKS: dict[str, tuple[FloatFormat, int, FloatFormat | None]] = {
+    "mxfp8e4m3": (_float_format("e", 4, 3, None), 32, None),
+    "mxfp8e5m2": (_float_format("e", 5, 2, None), 32, None),
+    "mxfp6e3m2": (_float_format("e", 3, 2, None), 32, None),
+    "mxfp6e2m3": (_float_format("e", 2, 3, None), 32, None),
+    "mxfp4": (_float_format("e", 2, 1, None), 32, None),
+    "nvfp4": (_float_format("e", 2, 1, None), 16, _float_format("e", 4, 3, None)),
+}
+
+
+@dataclass(frozen=True)
+class BlockFormat(Format):
+    """Small floats in blocks of consecutive values that share a scale; what is done with them is in `block_scaled`.
+
+    Args:
+        name: "mxfp8e4m3", "mxfp8e5m2", "mxfp6e3m2", "mxfp6e2m3" or "mxfp4", 32 values to a scale that is a power of
+            two; or "nvfp4", 16 values to a scale of e4m3, and a float32 for the tensor.
+
+    Source: OCP microscaling formats (MX) 1.0; NVFP4 as NVIDIA describes it for Blackwell.
+
+    Example:
+        >>> BlockFormat("mxfp4").bits_per_value, BlockFormat("nvfp4").bits_per_value
+        (4.25, 4.5)
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        if self.name not in _BLOCKS:
+            raise FormatError(f"{self.name!r} names no block format; valid are {', '.join(map(repr, _BLOCKS))}")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def element(self) -> FloatFormat:
+        """Format of the values over their scale."""
+        return _BLOCKS[self.name][0]
+
+    @property
+    def block_size(self) -> int:
+        """Values that share a scale; the last block of a row may be shorter."""
+        return _BLOCKS[self.name][1]
+
+    @property
+    def scale(self) -> FloatFormat | None:
+        """Format of a scale; None for a power of two in 8 bits (E8M0)."""
+        return _BLOCKS[self.name][2]
+
+    @property
+    def bits(self) -> int:
+        """Bits the code of a value takes, its share of the scale left out."""
+        return self.element.bits
+
+    @property
+    def bits_per_value(self) -> float:
+        """Bits a value takes with its share of a whole block's scale; a tensor's own float32 is left out."""
+        return self.bits + 8 / self.block_size
+
+
 def parse_format(spec: str | Format) -> Format:
     """The format a string names; a format is returned as it is.
 
@@ -261,6 +322,8 @@ def parse_format(spec: str | Format) -> Format:
         return BinaryFormat()
     if spec == "ternary":
         return TernaryFormat()
+    if spec.startswith(("mx", "nv")):
+        return BlockFormat(spec)
     if found := re.fullmatch(r"(u?)int(\d+)(n?)", spec):
         return IntFormat(int(found[2]), signed=not found[1], narrow=bool(found[3]))
     if found := re.fullmatch(r"log(\d+)(?:x(-?\d+))?", spec):

@@ -38,6 +38,24 @@ class _IdentityGradient(torch.autograd.Function):
         return grads[0], None
 
 
+class _GradientWhere(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None
+
+
+def straight_through_where(x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+    """`value` forward, the gradient of `x` backward where `inside`, and none elsewhere."""
+    result: Tensor = _GradientWhere.apply(x, value, inside)
+    return result
+
+
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
     """`value` forward, the gradient of `x` backward."""
     result: Tensor = _IdentityGradient.apply(x, value)

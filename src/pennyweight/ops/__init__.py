@@ -3,6 +3,15 @@
 from pennyweight.ops import registered as _registered  # noqa: F401  (registers with torch.library)
 from pennyweight.ops.accumulated import accumulated_matmul
 from pennyweight.ops.binary import binary_linear_threshold, binary_matmul, int8_binary_matmul, pack_signs
+from pennyweight.ops.bitplanes import (
+    BitPlanes,
+    PackedBitPlanes,
+    bitplane_gradients,
+    bitplane_matmul,
+    pack_bitplanes,
+    prepack_bitplanes,
+    quantize_bitplanes,
+)
 from pennyweight.ops.chain import ChainLayer, PackedChain
 from pennyweight.ops.dispatch import (
     Explanation,
@@ -17,21 +26,28 @@ from pennyweight.ops.prepack import PackedWeight, prepack
 from pennyweight.ops.random import philox_bits
 
 __all__ = [
+    "BitPlanes",
     "ChainLayer",
     "Explanation",
+    "PackedBitPlanes",
     "PackedChain",
     "PackedWeight",
     "accumulated_matmul",
     "available_backends",
     "binary_linear_threshold",
     "binary_matmul",
+    "bitplane_gradients",
+    "bitplane_matmul",
     "current_backend",
     "explain",
     "int8_binary_matmul",
     "num_threads",
+    "pack_bitplanes",
     "pack_signs",
     "philox_bits",
     "prepack",
+    "prepack_bitplanes",
+    "quantize_bitplanes",
     "set_num_threads",
     "use_backend",
 ]

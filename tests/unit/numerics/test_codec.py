@@ -231,7 +231,19 @@ def test_awkward_tensors_and_bad_values(text: str) -> None:
         encode(torch.tensor([math.inf]), format)
 
 
-@pytest.mark.parametrize("text", ["log4", "binary"])
-def test_formats_with_a_rounding_of_their_own(text: str) -> None:
+@pytest.mark.parametrize(("text", "rounding"), [("log4", "toward_zero"), ("binary", "stochastic")])
+def test_formats_with_a_rounding_of_their_own(text: str, rounding: Any) -> None:
     with pytest.raises(NumericsError, match="its own rounding"):
-        round_to_format(torch.ones(2), parse_format(text), "stochastic", Key(0))
+        round_to_format(torch.ones(2), parse_format(text), rounding, Key(0))
+
+
+def test_logarithmic_formats_round_stochastically_to_a_neighbour_without_bias() -> None:
+    format = parse_format("log4")
+    values = torch.tensor([0.0, 2.0**-8, 0.03, 0.3, -0.7, 1.0, 5.0])
+    drawn = round_to_format(values.expand(20000, -1).contiguous(), format, "stochastic", Key(3))
+    assert drawn.unique().tolist() == [-1, -0.5, 0, 2.0**-6, 2.0**-5, 0.25, 0.5, 1]
+    expected = values.clamp(-1, 1)
+    # the widest spacing is the value itself at most: 5 sigma of a coin of that width
+    assert bool(((drawn.mean(0) - expected).abs() <= 5 * 0.5 * 0.5 / 20000**0.5).all())
+    with pytest.raises(NumericsError, match="key"):
+        round_to_format(values, format, "stochastic")

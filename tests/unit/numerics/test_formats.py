@@ -10,6 +10,7 @@ from oracles.number_formats import FloatTable
 from pennyweight.errors import FormatError
 from pennyweight.numerics.formats import (
     BinaryFormat,
+    BlockFormat,
     FloatFormat,
     Format,
     IntFormat,
@@ -54,6 +55,9 @@ def test_integer_ranges(text: str, low: int, high: int) -> None:
         ("log4x-3", LogFormat(4, -3), 4),
         ("binary", BinaryFormat(), 1),
         ("ternary", TernaryFormat(), 2),
+        ("mxfp8e4m3", BlockFormat("mxfp8e4m3"), 8),
+        ("mxfp6e2m3", BlockFormat("mxfp6e2m3"), 6),
+        ("nvfp4", BlockFormat("nvfp4"), 4),
     ],
 )
 def test_strings_parse_and_print(text: str, format: Format, bits: int) -> None:
@@ -126,6 +130,7 @@ def test_unknown_strings_are_named_with_examples(text: str) -> None:
         ("log1", "2 to 8 bits"),
         ("log9", "2 to 8 bits"),
         ("log4x5000", "range of float64"),
+        ("mxfp8", "'mxfp8e4m3', 'mxfp8e5m2'"),
     ],
 )
 def test_impossible_parameters_are_refused(text: str, message: str) -> None:

@@ -241,15 +241,32 @@ class _SlottedProduct(torch.autograd.Function):
         (g,) = grad_outputs
         needs_x, needs_weight, needs_scale, *_ = ctx.needs_input_grad
 
-        def shaped(slot: str) -> Tensor:
-            own: Tensor = g if ctx.slots is None else getattr(ctx.slots, slot)(g)
-            return own if scale is None else own * scale
+        def operand(slot: str) -> Codes:
+            codes = (g, None) if ctx.slots is None else getattr(ctx.slots, slot).codes(g)
+            return _operand(codes, scale)
 
-        by_input = shaped("grad_output_input") if needs_x else None
-        by_update = shaped("grad_output_update") if needs_weight else None
+        by_input, scale_x = operand("grad_output_input") if needs_x else (None, None)
+        by_update, scale_weight = operand("grad_output_update") if needs_weight else (None, None)
         if ctx.own_gradients is None:
             grad_x, grad_weight = ctx.multiply.gradients(by_input, by_update, x, weight)
         else:
             grad_x, grad_weight = ctx.own_gradients(ctx.multiply, by_input, by_update, x, weight)
+        grad_x = grad_x if scale_x is None else grad_x * scale_x
+        grad_weight = grad_weight if scale_weight is None else grad_weight * scale_weight
         grad_scale = (g * unscaled).sum_to_size(scale.shape) if needs_scale else None
         return grad_x, grad_weight, grad_scale, None, None, None
+
+
+def _operand(codes: Codes, scale: Tensor | None) -> Codes:
+    """What a backward product multiplies, and what its result is scaled by: once, as in the forward product.
+
+    Args:
+        codes: of the neural gradient.
+        scale: of the forward product. One an output channel varies along the sum of dX, and is multiplied in before.
+    """
+    shaped, own = codes
+    if own is None:
+        return (shaped if scale is None else shaped * scale), None
+    if scale is None or scale.numel() == 1:
+        return shaped, own if scale is None else own * scale
+    return shaped * scale, own
