@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
     from pennyweight.methods import (
+        A2Q,
         BNN,
         GPTQ,
         LBA,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         BitAllocation,
         GhostBatchNorm,
         Int8Training,
+        IntegerAccumulator,
         Method,
         QDrop,
         QuantizeAttention,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "A2Q": "pennyweight.methods",
     "AccumulatorUnderflow": "pennyweight.methods",
     "BNN": "pennyweight.methods",
     "AdaQuant": "pennyweight.methods",
@@ -56,6 +59,7 @@ _HOMES = {
     "GPTQ": "pennyweight.methods",
     "GhostBatchNorm": "pennyweight.methods",
     "Int8Training": "pennyweight.methods",
+    "IntegerAccumulator": "pennyweight.methods",
     "ImageDataset": "pennyweight.data",
     "LBA": "pennyweight.methods",
     "Method": "pennyweight.methods",
@@ -85,6 +89,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "A2Q",
     "BNN",
     "GPTQ",
     "LBA",
@@ -101,6 +106,7 @@ __all__ = [
     "GhostBatchNorm",
     "ImageDataset",
     "Int8Training",
+    "IntegerAccumulator",
     "Method",
     "PennyweightError",
     "QDrop",

@@ -34,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
 """Settings that keep slow methods short here."""
 BEFORE: dict[str, dict[str, Any]] = {
     "AccumulatorUnderflow": {"LBA": {"underflow": False}},
+    "IntegerAccumulator": {"RoundToNearest": {}},
 }
 """Methods that change what others made, and those others."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128
@@ -64,7 +65,7 @@ def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
     if kind is not None and kind().needs_reference():
         pw.apply_(model, pw.RoundToNearest(weights="int4", activations="uint4"), data=[IMAGES])
     for name, settings in BEFORE.get(kind.__name__, {}).items() if kind is not None else ():
-        pw.apply_(model, getattr(pw, name)(**settings))
+        pw.apply_(model, getattr(pw, name)(**settings), data=[IMAGES])
     return model
 
 
@@ -259,7 +260,13 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
 
 
 COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN"), ("LBA", "BNN"), ("LBA", "GhostBatchNorm")]
-COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN"), ("BNN", "Int8Training"), ("Int8Training", "BNN")]
+COLLIDE = [
+    ("LBA", "A2Q"),
+    ("BNN", "RoundToNearest"),
+    ("RoundToNearest", "BNN"),
+    ("BNN", "Int8Training"),
+    ("Int8Training", "BNN"),
+]
 
 
 def by_name(name: str) -> Method:
