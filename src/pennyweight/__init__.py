@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
     from pennyweight.methods import (
+        A2Q,
         BNN,
         GPTQ,
         LBA,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         BitAllocation,
         GhostBatchNorm,
         Int8Training,
+        IntegerAccumulator,
         Method,
         QDrop,
         QuantizeAttention,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "A2Q": "pennyweight.methods",
     "AccumulatorUnderflow": "pennyweight.methods",
     "BNN": "pennyweight.methods",
     "AdaQuant": "pennyweight.methods",
@@ -57,6 +60,7 @@ _HOMES = {
     "GPTQ": "pennyweight.methods",
     "GhostBatchNorm": "pennyweight.methods",
     "Int8Training": "pennyweight.methods",
+    "IntegerAccumulator": "pennyweight.methods",
     "ImageDataset": "pennyweight.data",
     "LBA": "pennyweight.methods",
     "Method": "pennyweight.methods",
@@ -87,6 +91,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "A2Q",
     "BNN",
     "GPTQ",
     "LBA",
@@ -104,6 +109,7 @@ __all__ = [
     "GhostBatchNorm",
     "ImageDataset",
     "Int8Training",
+    "IntegerAccumulator",
     "Method",
     "PennyweightError",
     "QDrop",

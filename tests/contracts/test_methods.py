@@ -34,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
 """Settings that keep slow methods short here."""
 BEFORE: dict[str, dict[str, Any]] = {
     "AccumulatorUnderflow": {"LBA": {"underflow": False}},
+    "IntegerAccumulator": {"RoundToNearest": {}},
 }
 """Methods that change what others made, and those others."""
 IMAGES = (torch.randint(0, 256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() - 128) / 128
@@ -64,7 +65,7 @@ def net(seed: int = 0, kind: type[Method] | None = None) -> nn.Module:
     if kind is not None and kind().needs_reference():
         pw.apply_(model, pw.RoundToNearest(weights="int4", activations="uint4"), data=[IMAGES])
     for name, settings in BEFORE.get(kind.__name__, {}).items() if kind is not None else ():
-        pw.apply_(model, getattr(pw, name)(**settings))
+        pw.apply_(model, getattr(pw, name)(**settings), data=[IMAGES])
     return model
 
 
@@ -267,6 +268,7 @@ COMPOSE = [
     ("LBA", "QNN"),
 ]
 COLLIDE = [
+    ("LBA", "A2Q"),
     ("BNN", "RoundToNearest"),
     ("RoundToNearest", "BNN"),
     ("BNN", "Int8Training"),

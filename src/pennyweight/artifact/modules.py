@@ -22,6 +22,7 @@ from pennyweight.nn.range_batchnorm import RANGE_OF
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.blocks import BlockScaled
+from pennyweight.nn.slots.bounded_weight import BoundedWeight
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.clipped import ClippedInput, ClippedWeight
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
@@ -30,6 +31,7 @@ from pennyweight.nn.slots.stored import StoredCodes
 from pennyweight.nn.summed_product import SummedProduct
 from pennyweight.numerics.affine import (
     AffineParameters,
+    PerChannel,
     PerGroup,
     PerTensor,
     dequantize,
@@ -250,6 +252,10 @@ def _encode_weight(content: SlotContent | None, weight: Tensor) -> tuple[Spec, T
         content = content.frozen(weight)
     if isinstance(content, ClippedWeight):
         content = content.frozen()
+    if isinstance(content, BoundedWeight):
+        codes = content.codes(weight)[0].to(torch.int64) - content.format.min
+        spec = {"format": str(content.format), "granularity": str(PerChannel())}
+        return spec, {"weight.codes": pack_bits(codes, content.format.bits), "weight.scale": content.scale}
     if isinstance(content, IntegerWeight):
         codes = quantize(weight, content.affine).to(torch.int64) - content.format.min
         spec = {"format": str(content.format), "granularity": str(content.granularity)}

@@ -13,6 +13,7 @@ from pennyweight.cli.card import card
 from pennyweight.cli.exits import debugging, mends_errors
 from pennyweight.cli.explain import explain
 from pennyweight.cli.info import info
+from pennyweight.cli.lba import sweep
 from pennyweight.cli.list import list_
 from pennyweight.cli.report import report
 from pennyweight.cli.run import run
@@ -51,6 +52,11 @@ for command, name in (
     (info, "info"),
 ):
     app.command(name)(mends_errors(command))
+
+lba = typer.Typer(help="Accumulators of few bits.", no_args_is_help=True, rich_markup_mode=None)
+lba.command("sweep")(mends_errors(sweep))
+lba.callback()(lambda: None)
+app.add_typer(lba, name="lba")
 
 
 def main() -> None:

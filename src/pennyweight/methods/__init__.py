@@ -1,5 +1,6 @@
 """Floor 3: the methods, one idea a file; each class docstring is the method's card."""
 
+from pennyweight.methods.a2q import A2Q
 from pennyweight.methods.accumulator_underflow import AccumulatorUnderflow
 from pennyweight.methods.adaquant import AdaQuant
 from pennyweight.methods.adaround import AdaRound
@@ -11,6 +12,7 @@ from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
+from pennyweight.methods.integer_accumulator import IntegerAccumulator
 from pennyweight.methods.lba import LBA
 from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.qnn import QNN
@@ -20,6 +22,7 @@ from pennyweight.methods.round_to_nearest import RoundToNearest
 from pennyweight.methods.statistics_tuning import StatisticsTuning
 
 __all__ = [
+    "A2Q",
     "BNN",
     "GPTQ",
     "LBA",
@@ -34,6 +37,7 @@ __all__ = [
     "Card",
     "GhostBatchNorm",
     "Int8Training",
+    "IntegerAccumulator",
     "Method",
     "Paper",
     "QDrop",
