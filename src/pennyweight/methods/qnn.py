@@ -63,7 +63,7 @@ class QNN(Method):
     """
 
     weights: str | None = "binary"
-    activations: str | None = "int2"
+    activations: str | None = "int2n"
     gradients: str | None = None
     grad_rounding: Rounding = "stochastic"
     first_last: Literal["same", "int8", "float"] = "same"

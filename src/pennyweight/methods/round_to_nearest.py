@@ -14,7 +14,7 @@ from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.calibration import first_samples, heavy_tailed, observe_inputs
 from pennyweight.methods.reconstruction.gathering import gathered
 from pennyweight.methods.reconstruction.student import Student, check_allocation, formats_of
-from pennyweight.methods.rounding import Ranges, integer_format, round_layer_
+from pennyweight.methods.rounding import Ranges, grid_format, round_layer_
 from pennyweight.nn.calling import Batch, take_samples
 from pennyweight.nn.embedding import as_slotted
 from pennyweight.nn.execution import execution_of
@@ -23,7 +23,7 @@ from pennyweight.nn.gemm import WEIGHTED, as_gemm
 from pennyweight.nn.surgery import match, swap_modules_
 from pennyweight.numerics.affine import PerGroup, parse_granularity
 from pennyweight.numerics.checks import require_finite
-from pennyweight.numerics.formats import IntFormat
+from pennyweight.numerics.formats import BlockFormat, IntFormat
 from pennyweight.numerics.ranges import Estimator
 
 
@@ -46,9 +46,10 @@ class RoundToNearest(Method):
     Source: the affine scheme of arXiv 1712.05877, section 2.1; the baseline of arXiv 2006.10518.
 
     Args:
-        weights: integer format of the weights, 2 to 8 bits, or None to leave them; or a `BitAllocation`, which chooses
-            the formats of both weights and inputs, layer by layer.
-        activations: integer format of the layers' inputs, 2 to 8 bits, or None to leave them.
+        weights: integer format of the weights, 2 to 8 bits, or a block format such as "mxfp4", which has scales of its
+            own; None to leave them; or a `BitAllocation`, which chooses the formats of both weights and inputs, layer
+            by layer.
+        activations: integer or block format of the layers' inputs; None to leave them.
         granularity: "tensor", "channel" (an output channel) or "group:N" (N consecutive inputs) for weights.
         weight_range: how weight ranges are estimated: "minmax", "percentile" or "mse".
         activation_range: the same for activations.
@@ -76,7 +77,9 @@ class RoundToNearest(Method):
         if isinstance(self.weights, BitAllocation):
             check_allocation(self.weights, self.activations, unused=("int8",))
         else:
-            self._formats()
+            weights, _ = self._formats()
+            if isinstance(weights, BlockFormat) and self.granularity != RoundToNearest.granularity:
+                raise MethodError(f"granularity={self.granularity!r} has no effect: {weights} has blocks of its own")
         if self.weights is None and self.activations is None:
             raise MethodError("weights and activations are both None: nothing to round")
         self._ranges()
@@ -85,7 +88,7 @@ class RoundToNearest(Method):
 
     def needs_data(self) -> bool:
         """Activation ranges come from calibration data."""
-        return self.activations is not None or isinstance(self.weights, BitAllocation)
+        return isinstance(self.weights, BitAllocation) or isinstance(self._formats()[1], IntFormat)
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The operand slots that are not left alone."""
@@ -111,7 +114,8 @@ class RoundToNearest(Method):
         inputs: dict[str, Tensor] = {}
         silent: list[str] = []
         example: Batch | None = None  # by which batch norms are found where the model cannot be traced
-        if self.activations is not None:
+        weights, activations = self._formats()
+        if isinstance(activations, IntFormat):
             assert context.data is not None
             batches = first_samples(context.data, self.max_samples)
             example = take_samples(batches[0], slice(2))
@@ -122,7 +126,6 @@ class RoundToNearest(Method):
         folded = fold_batchnorm_(model, example) if self.fold_batchnorm else []
         swaps = {fqn: as_slotted(m) if isinstance(m, nn.Embedding) else as_gemm(m) for fqn, m in layers.items()}
         metrics: dict[str, float | str] = {"folded_batchnorms": len(folded)}
-        weights, activations = self._formats()
         for fqn, layer in swaps.items():
             found = round_layer_(layer, weights, activations, inputs.get(fqn), self._ranges())
             metrics |= {f"{fqn}.{key}": value for key, value in found.items()}
@@ -171,10 +174,10 @@ class RoundToNearest(Method):
                 f"{type(layer).__name__}: exclude=({fqn!r},)"
             )
 
-    def _formats(self) -> tuple[IntFormat | None, IntFormat | None]:
+    def _formats(self) -> tuple[IntFormat | BlockFormat | None, IntFormat | BlockFormat | None]:
         assert not isinstance(self.weights, BitAllocation)
-        weights = None if self.weights is None else integer_format("weights", self.weights)
-        return weights, None if self.activations is None else integer_format("activations", self.activations)
+        weights = None if self.weights is None else grid_format("weights", self.weights)
+        return weights, None if self.activations is None else grid_format("activations", self.activations)
 
     def _ranges(self) -> Ranges:
         return Ranges(

@@ -7,6 +7,7 @@ from torch import Tensor
 from pennyweight.errors import MethodError
 from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmModule
+from pennyweight.nn.slots.blocks import BlockScaled
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight
 from pennyweight.numerics.affine import (
     AffineParameters,
@@ -17,7 +18,7 @@ from pennyweight.numerics.affine import (
     parse_granularity,
     quantize,
 )
-from pennyweight.numerics.formats import IntFormat, parse_format
+from pennyweight.numerics.formats import BlockFormat, IntFormat, parse_format
 from pennyweight.numerics.ranges import Estimator, estimate_range
 from pennyweight.numerics.statistics import sqnr_db
 
@@ -79,10 +80,20 @@ def integer_format(role: str, value: str) -> IntFormat:
     return parsed
 
 
+def grid_format(role: str, value: str) -> IntFormat | BlockFormat:
+    """The integer format of 2 to 8 bits, or the block format, that a setting names.
+
+    Raises:
+        MethodError: it names another one.
+    """
+    parsed = parse_format(value)
+    return parsed if isinstance(parsed, BlockFormat) else integer_format(role, value)
+
+
 def round_layer_(
     layer: GemmModule | SlottedEmbedding,
-    weights: IntFormat | None,
-    activations: IntFormat | None,
+    weights: IntFormat | BlockFormat | None,
+    activations: IntFormat | BlockFormat | None,
     seen: Tensor | None,
     ranges: Ranges,
 ) -> dict[str, float]:
@@ -97,17 +108,30 @@ def round_layer_(
         Signal to quantization noise of each, in decibels.
     """
     metrics = {}
-    if weights is not None:
+    axis = -1 if layer.weight.dim() == 2 else 1  # channels
+    if isinstance(weights, BlockFormat):
+        content = BlockScaled(weights, axis, what="the weight to quantize")
+        layer.slots.fill("weight", content)
+        metrics["weight_sqnr_db"] = _sqnr(layer.weight.detach(), content(layer.weight.detach()))
+    elif weights is not None:
         parameters = ranges.of_weight(layer.weight, weights)
         layer.slots.fill("weight", IntegerWeight(parameters))
-        metrics["weight_sqnr_db"] = _sqnr(layer.weight.detach(), parameters)
-    if activations is not None and not isinstance(layer, SlottedEmbedding):
+        metrics["weight_sqnr_db"] = _affine_sqnr(layer.weight.detach(), parameters)
+    if isinstance(layer, SlottedEmbedding):
+        return metrics
+    if isinstance(activations, BlockFormat):  # whose scales are measured as the values come
+        layer.slots.fill("input", BlockScaled(activations, axis, what="the activations to quantize"))
+    elif activations is not None:
         assert seen is not None
         parameters = ranges.of_input(seen, activations)
         layer.slots.fill("input", IntegerInput(parameters))
-        metrics["input_sqnr_db"] = _sqnr(seen, parameters)
+        metrics["input_sqnr_db"] = _affine_sqnr(seen, parameters)
     return metrics
 
 
-def _sqnr(x: Tensor, parameters: AffineParameters) -> float:
-    return round(float(sqnr_db(x, dequantize(quantize(x, parameters), parameters))), 2)
+def _affine_sqnr(x: Tensor, parameters: AffineParameters) -> float:
+    return _sqnr(x, dequantize(quantize(x, parameters), parameters))
+
+
+def _sqnr(x: Tensor, rounded: Tensor) -> float:
+    return round(float(sqnr_db(x, rounded)), 2)

@@ -42,7 +42,8 @@ class IntFormat(Format):
         """Check the width."""
         least = 2 if self.signed else 1
         if not least <= self.width <= 32:
-            raise FormatError(f"{self._name()}: an {'int' if self.signed else 'uint'} takes {least} to 32 bits")
+            hint = "; one bit of +1 and -1 is 'binary'" if self.signed and self.width == 1 else ""
+            raise FormatError(f"{self._name()}: an {'int' if self.signed else 'uint'} takes {least} to 32 bits{hint}")
         if self.narrow and not self.signed:
             raise FormatError(f"{self._name()}: only signed integers can be narrow")
 

@@ -1,14 +1,19 @@
 """Round-to-nearest against integer arithmetic by hand; its calibration, its refusals."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import pennyweight as pw
 from pennyweight.errors import MethodError, NumericsError
 from pennyweight.methods.calibration import MAX_VALUES, observe_inputs
+from pennyweight.numerics.block_scaled import round_to_blocks
+from pennyweight.numerics.formats import BlockFormat
 
 
 def test_minmax_codes_by_hand() -> None:
@@ -155,3 +160,40 @@ def test_observation_is_bounded_keeps_extremes_and_gives_everything_back() -> No
     assert not model[0]._forward_pre_hooks
     few = observe_inputs(model, ["0"], [x[:3]], max_samples=2)["0"]
     assert torch.equal(few, x[:2].flatten())
+
+
+def test_block_formats_round_without_data_and_are_stored_with_their_scales(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
+    plain = copy.deepcopy(model)
+    x = torch.randn(4, 3, 4, 4)
+    record = pw.apply_(model, pw.RoundToNearest(weights="mxfp6e2m3", activations="mxfp8e4m3"))
+    assert not isinstance(record, list)
+    assert record.metrics["3.weight_sqnr_db"] > 20
+    hidden = F.conv2d(
+        round_to_blocks(x, BlockFormat("mxfp8e4m3"), axis=1),
+        round_to_blocks(plain[0].weight, BlockFormat("mxfp6e2m3"), axis=1),
+        plain[0].bias,
+    )
+    y = F.linear(
+        round_to_blocks(hidden.relu().flatten(1), BlockFormat("mxfp8e4m3")),
+        round_to_blocks(plain[3].weight, BlockFormat("mxfp6e2m3")),
+        plain[3].bias,
+    )
+    torch.testing.assert_close(model(x), y)
+    artifact = pw.export(model.eval(), tmp_path / "net.pw", example_input=x)
+    assert torch.equal(artifact.model()(x), model(x))
+
+
+def test_a_table_in_blocks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 40), nn.Linear(40, 3))
+    table = model[0].weight.detach().clone()
+    pw.apply_(model, pw.RoundToNearest(weights="nvfp4", activations=None, include=("0",)))
+    tokens = torch.tensor([[1, 9, 1]])
+    assert torch.equal(model[0](tokens), round_to_blocks(table, BlockFormat("nvfp4"))[tokens])
+
+
+def test_blocks_have_a_granularity_of_their_own() -> None:
+    with pytest.raises(MethodError, match="granularity='tensor' has no effect: mxfp4 has blocks"):
+        pw.RoundToNearest(weights="mxfp4", activations=None, granularity="tensor")

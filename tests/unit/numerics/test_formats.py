@@ -115,7 +115,7 @@ def test_unknown_strings_are_named_with_examples(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("int1", "2 to 32 bits"),
+        ("int1", "2 to 32 bits; one bit of .* is 'binary'"),
         ("uint0", "1 to 32 bits"),
         ("int33", "2 to 32 bits"),
         ("uint4n", "narrow"),
