@@ -4,6 +4,8 @@ from pennyweight.ops import registered as _registered  # noqa: F401  (registers 
 from pennyweight.ops.accumulated import accumulated_matmul
 from pennyweight.ops.binary import binary_linear_threshold, binary_matmul, int8_binary_matmul, pack_signs
 from pennyweight.ops.chain import ChainLayer, PackedChain
+from pennyweight.ops.conv_layer import ConvLayer, Pooling, pack_filters
+from pennyweight.ops.convolution import binary_conv2d
 from pennyweight.ops.dispatch import (
     Explanation,
     available_backends,
@@ -13,22 +15,28 @@ from pennyweight.ops.dispatch import (
     set_num_threads,
     use_backend,
 )
+from pennyweight.ops.images import PackedImages
 from pennyweight.ops.prepack import PackedWeight, prepack
 from pennyweight.ops.random import philox_bits
 
 __all__ = [
     "ChainLayer",
+    "ConvLayer",
     "Explanation",
     "PackedChain",
+    "PackedImages",
     "PackedWeight",
+    "Pooling",
     "accumulated_matmul",
     "available_backends",
+    "binary_conv2d",
     "binary_linear_threshold",
     "binary_matmul",
     "current_backend",
     "explain",
     "int8_binary_matmul",
     "num_threads",
+    "pack_filters",
     "pack_signs",
     "philox_bits",
     "prepack",
