@@ -126,8 +126,8 @@ class ConvLayer:
         words = self.kernel_size[0] * self.kernel_size[1] * checks.words_for(self.group_channels)
         if self.words.dtype != torch.int64 or tuple(self.words.shape) != (n, words):
             raise KernelError(
-                f"{name}.words is {self.words.dtype} of shape {tuple(self.words.shape)}; {n} filters of {self.k} weights "
-                f"are int64 of shape ({n}, {words}): make them with ops.pack_filters"
+                f"{name}.words is {self.words.dtype} of shape {tuple(self.words.shape)}; {n} filters of {self.k} "
+                f"weights are int64 of shape ({n}, {words}): make them with ops.pack_filters"
             )
         if self.threshold is not None:
             checks.require_vector(f"{name}.threshold", self.threshold, torch.int32, n)
@@ -156,4 +156,4 @@ def pack_filters(weight: Tensor) -> Tensor:
     """
     if weight.dim() != 4:
         raise KernelError(f"weight has shape {tuple(weight.shape)}; filters are (N, channels, rows, columns)")
-    return binary.pack_signs(weight.permute(0, 2, 3, 1)).reshape(len(weight), -1)
+    return binary.pack_signs(weight.permute(0, 2, 3, 1)).flatten(1)

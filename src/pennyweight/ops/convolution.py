@@ -2,7 +2,6 @@
 images sees a third value there, and so does this one.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ def binary_conv2d(
     x: Tensor,
     weight: Tensor,
     *,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
     groups: int = 1,
     pad_value: int = 0,
 ) -> Tensor:
@@ -92,7 +91,7 @@ def as_pair(name: str, value: Any) -> Pair:
     Raises:
         KernelError: it is neither.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
         raise KernelError(f"{name} is {value!r}; expected an integer or two of them")
     return pair[0], pair[1]
