@@ -105,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ops.set_num_threads(1)
     started = time.perf_counter()
-    model = trained(5 if options.quick else 60)
+    model = trained(5 if options.quick else 40)
     test = pw.load_dataset("mnist", "test", normalization="centered")
     images, labels = test.normalize(test.images), test.labels
     if options.quick:
