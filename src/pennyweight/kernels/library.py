@@ -42,6 +42,11 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "pw_chain_create": (_ptr, (_int,)),
     "pw_chain_free": (None, (_ptr,)),
     "pw_chain_add": (None, (_ptr, _int, _ptr, _i64, _i64, _ptr, _ptr)),
+    "pw_images_create": (_ptr, (_int,)),
+    "pw_images_free": (None, (_ptr,)),
+    "pw_images_add": (None, (_ptr, _ptr, _ptr, _ptr, _ptr, _ptr)),
+    "pw_images_plan": (_ptr, (_ptr, _ptr)),
+    "pw_images_run": (_i64, (_ptr, _ptr, ctypes.c_float, _i64, _int, _ptr, _int)),
     "pw_chain_run": (_i64, (_ptr, _ptr, _int, ctypes.c_float, _i64, _ptr, _int)),
 }
 

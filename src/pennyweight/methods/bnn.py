@@ -35,8 +35,8 @@ class BNN(Method):
     VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind (`results/claims-*`). A packed
     MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`).
 
-    Caveats: without batch norm it hardly trains. Narrow nets lose most. Convolutions train binary; the packed runtime
-    executes chains of linear layers and runs others unpacked, saying so.
+    Caveats: without batch norm it hardly trains. Narrow nets lose most. The packed runtime executes linear layers and
+    2-D convolutions on words of 64 signs; others run unpacked, and the artifact says which.
 
     Source: arXiv 1602.02830, algorithm 1; learning-rate scaling from its code.
 

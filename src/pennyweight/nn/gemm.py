@@ -33,7 +33,12 @@ class _Gemm(nn.Module):
         layer.slots.train(module.training)
         return layer
 
-    def _through_slots(self, multiply: Product, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+    @property
+    def _channel_shape(self) -> tuple[int, ...]:
+        """What a vector of one number an output channel is reshaped to, to meet the output."""
+        return (-1,)
+
+    def _through_slots(self, multiply: Product, x: Tensor) -> Tensor:
         """product(codes of x, codes of weight) * scales + bias.
 
         The scales are applied after the product, so integer codes meet integer codes as they do in an integer
@@ -42,19 +47,19 @@ class _Gemm(nn.Module):
         x_codes, x_scale = self.slots.input.codes(x)
         w_codes, w_scale = self.slots.weight.codes(self.weight)
         if w_scale is not None and w_scale.numel() > 1:
-            w_scale = w_scale.reshape(channel_shape)
+            w_scale = w_scale.reshape(self._channel_shape)
         scales = [scale for scale in (x_scale, w_scale) if scale is not None]
         scale = scales[0] * scales[1] if len(scales) == 2 else scales[0] if scales else None
         y = self.slots.product(multiply, self._pad(x_codes), w_codes, scale)
         if self.bias is not None:
-            y = y + self.bias.reshape(channel_shape)
+            y = y + self.bias.reshape(self._channel_shape)
         return y
 
     def from_integers(self, z: Tensor) -> Tensor:
         """The layer's output for a given integer product of its codes: the same scales and bias, in the same order.
 
         Args:
-            z: (..., out_features) float, the product of input codes and weight codes of a linear layer.
+            z: float, shaped as the layer's output: the product of input codes and weight codes.
         """
         scales: list[Any] = [
             content.scale
@@ -62,8 +67,9 @@ class _Gemm(nn.Module):
             if content is not None and isinstance(getattr(content, "scale", None), Tensor)
         ]
         if scales:
-            z = z * (scales[0] if len(scales) == 1 else scales[0] * scales[1])
-        return z if self.bias is None else z + self.bias
+            shaped = [scale.reshape(self._channel_shape) if scale.numel() > 1 else scale for scale in scales]
+            z = z * (shaped[0] if len(shaped) == 1 else shaped[0] * shaped[1])
+        return z if self.bias is None else z + self.bias.reshape(self._channel_shape)
 
     def _pad(self, x: Tensor) -> Tensor:
         return x
@@ -102,7 +108,7 @@ class GemmLinear(_Gemm, nn.Linear):
         """(..., in_features) -> (..., out_features)."""
         if not self.slots.filled:
             return F.linear(input, self.weight, self.bias)
-        return self._through_slots(LINEAR_PRODUCT, input, (-1,))
+        return self._through_slots(LINEAR_PRODUCT, input)
 
 
 def _unfolded(
@@ -148,7 +154,11 @@ class _GemmConv(_Gemm):
         dims = self.weight.dim() - 2
         if input.dim() == dims + 1:  # torch's layers also take one sample without a batch
             return self.forward(input[None])[0]
-        return self._through_slots(self._product(dims), input, (1, -1) + (1,) * dims)
+        return self._through_slots(self._product(dims), input)
+
+    @property
+    def _channel_shape(self) -> tuple[int, ...]:
+        return (1, -1) + (1,) * (self.weight.dim() - 2)
 
     @property
     def _pads_itself(self) -> bool:

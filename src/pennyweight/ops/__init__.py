@@ -13,6 +13,8 @@ from pennyweight.ops.bitplanes import (
     quantize_bitplanes,
 )
 from pennyweight.ops.chain import ChainLayer, PackedChain
+from pennyweight.ops.conv_layer import ConvLayer, Pooling, pack_filters
+from pennyweight.ops.convolution import binary_conv2d
 from pennyweight.ops.dispatch import (
     Explanation,
     available_backends,
@@ -22,18 +24,23 @@ from pennyweight.ops.dispatch import (
     set_num_threads,
     use_backend,
 )
+from pennyweight.ops.images import PackedImages
 from pennyweight.ops.prepack import PackedWeight, prepack
 from pennyweight.ops.random import philox_bits
 
 __all__ = [
     "BitPlanes",
     "ChainLayer",
+    "ConvLayer",
     "Explanation",
     "PackedBitPlanes",
     "PackedChain",
+    "PackedImages",
     "PackedWeight",
+    "Pooling",
     "accumulated_matmul",
     "available_backends",
+    "binary_conv2d",
     "binary_linear_threshold",
     "binary_matmul",
     "bitplane_gradients",
@@ -43,6 +50,7 @@ __all__ = [
     "int8_binary_matmul",
     "num_threads",
     "pack_bitplanes",
+    "pack_filters",
     "pack_signs",
     "philox_bits",
     "prepack",

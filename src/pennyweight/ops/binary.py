@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import KernelError
+from pennyweight.kernels import triton_binary
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.ops import checks, dispatch, reference
 from pennyweight.ops.prepack import PackedWeight, prepack
@@ -108,11 +109,22 @@ def binary_matmul(a_words: Tensor, b_words: Tensor | PackedWeight, k: int, out: 
     return _multiply(a_words, b_words, k, out)
 
 
+def _without_library(op: str, left: Tensor, words: Tensor, k: int) -> Tensor:
+    """Codes or packed signs times packed signs where the C++ library does not serve: by Triton, or the reference."""
+    codes = left.dtype == torch.int8
+    if left.is_cuda and triton_binary.AVAILABLE:
+        dispatch.record(op, "triton")
+        kernel = triton_binary.int8_binary_matmul if codes else triton_binary.binary_matmul
+        return kernel(left, words, k)
+    dispatch.record(op, None)
+    return (reference.int8_binary_matmul if codes else reference.binary_matmul)(left, words, k)
+
+
 def _multiply(a_words: Tensor, b_words: Tensor, k: int, out: Tensor) -> Tensor:
     path = dispatch.select(a_words.device)
-    dispatch.record("binary_matmul", path)
     if path is None:
-        return out.copy_(reference.binary_matmul(a_words, b_words, k))
+        return out.copy_(_without_library("binary_matmul", a_words, b_words, k))
+    dispatch.record("binary_matmul", path)
     a, b = a_words.contiguous(), b_words.contiguous()
     checks.require_clean_padding("a_words", a, k)
     checks.require_clean_padding("b_words", b, k)
@@ -123,9 +135,9 @@ def _multiply(a_words: Tensor, b_words: Tensor, k: int, out: Tensor) -> Tensor:
 
 
 def _multiply_packed(a_words: Tensor, panels: Tensor, n: int, k: int, path: CompiledPath | None, out: Tensor) -> Tensor:
-    dispatch.record("binary_matmul", path)
     if path is None:
-        return out.copy_(reference.binary_matmul(a_words, panels, k))
+        return out.copy_(_without_library("binary_matmul", a_words, panels, k))
+    dispatch.record("binary_matmul", path)
     a = a_words.contiguous()
     checks.require_clean_padding("a_words", a, k)
     library().pw_product(
@@ -175,9 +187,9 @@ def int8_binary_matmul(x: Tensor, w_words: Tensor | PackedWeight, k: int, out: T
 
 
 def _multiply_int8(x: Tensor, panels: Tensor, n: int, k: int, path: CompiledPath | None, out: Tensor) -> Tensor:
-    dispatch.record("int8_binary_matmul", path)
     if path is None:
-        return out.copy_(reference.int8_binary_matmul(x, panels, k))
+        return out.copy_(_without_library("int8_binary_matmul", x, panels, k))
+    dispatch.record("int8_binary_matmul", path)
     codes = x.contiguous()
     library().pw_int8_product(
         path.index, codes.data_ptr(), codes.shape[0], k, panels.data_ptr(), n, out.data_ptr(), dispatch.num_threads()
@@ -247,9 +259,9 @@ def limits(threshold: Tensor, greater: Tensor) -> tuple[Tensor, Tensor]:
 def _linear_threshold(
     x: Tensor, panels: Tensor, n: int, k: int, threshold: Tensor, greater: Tensor, path: CompiledPath | None
 ) -> Tensor:
-    dispatch.record("binary_linear_threshold", path)
     if path is None:
-        return reference.threshold_bits(reference.binary_matmul(x, panels, k), threshold, greater)
+        return reference.threshold_bits(_without_library("binary_linear_threshold", x, panels, k), threshold, greater)
+    dispatch.record("binary_linear_threshold", path)
     a = x.contiguous()
     checks.require_clean_padding("x", a, k)
     limit, invert = limits(threshold, greater)

@@ -90,9 +90,9 @@ def select(device: torch.device | None = None) -> kernels.CompiledPath | None:
     return next(path for path in kernels.paths() if path.name == _process.backend)
 
 
-def record(op: str, path: kernels.CompiledPath | None) -> None:
+def record(op: str, path: kernels.CompiledPath | str | None) -> None:
     """Notes which backend ran an operator, for explain()."""
-    _process.ran[op] = REFERENCE if path is None else path.name
+    _process.ran[op] = REFERENCE if path is None else path if isinstance(path, str) else path.name
 
 
 def available_backends() -> tuple[str, ...]:

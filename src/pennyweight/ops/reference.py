@@ -4,6 +4,7 @@ Works on every device. Speed is not a goal; exactness is: sums of signs are exac
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pennyweight.numerics import packing
@@ -32,6 +33,21 @@ def binary_matmul(a_words: Tensor, b_words: Tensor, k: int) -> Tensor:
 def int8_binary_matmul(x: Tensor, w_words: Tensor, k: int) -> Tensor:
     """Product of int8 codes (M, K) with signs (N, K) -> int32 (M, N)."""
     return (x.to(torch.float64) @ unpack_signs(w_words, k).T).to(torch.int32)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    pad_value: int,
+) -> Tensor:
+    """Convolution of integers held as float64, the border (top, bottom, left, right) filled with `pad_value`."""
+    top, bottom, left, right = padding
+    padded = F.pad(x, (left, right, top, bottom), value=float(pad_value))
+    return F.conv2d(padded, weight, None, stride, 0, dilation, groups)
 
 
 def threshold_bits(z: Tensor, threshold: Tensor, greater: Tensor) -> Tensor:

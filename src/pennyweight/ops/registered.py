@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.kernels.library import CompiledPath, paths
-from pennyweight.ops import binary, checks
+from pennyweight.ops import binary, checks, convolution
 from pennyweight.ops.prepack import prepack
 
 
@@ -88,3 +88,22 @@ def binary_linear_threshold_packed(
 @binary_linear_threshold_packed.register_fake
 def _(x: Tensor, panels: Tensor, n: int, k: int, threshold: Tensor, greater: Tensor, path: int) -> Tensor:
     return x.new_empty((x.shape[0], checks.words_for(n)), dtype=torch.int64)
+
+
+@torch.library.custom_op("pennyweight::binary_conv2d", mutates_args=())
+def binary_conv2d(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int, pad_value: int
+) -> Tensor:
+    pairs = ((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
+    return convolution._convolve(x, weight, *pairs, groups, pad_value)
+
+
+@binary_conv2d.register_fake
+def _(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int, pad_value: int
+) -> Tensor:
+    sizes = [
+        (x.shape[2 + axis] + 2 * padding[axis] - dilation[axis] * (weight.shape[2 + axis] - 1) - 1) // stride[axis] + 1
+        for axis in (0, 1)
+    ]
+    return x.new_empty((x.shape[0], weight.shape[0], *sizes), dtype=torch.int32)

@@ -77,13 +77,12 @@ def test_what_is_executed_and_what_simulated(tmp_path: Path) -> None:
     assert executions("float mlp") == (["float"] * 3, "float32 executed")
     assert executions("binary mlp")[0] == ["executed"] * 3
     assert "simulated" in executions("w8a8 resnet")[1]
-    kinds, words = executions("binary vgg")
-    assert kinds[-2:] == ["executed"] * 2  # the linear tail runs packed, the convolutions do not
-    assert set(kinds[:-3]) == {"simulated"}
-    assert "executed" in words
-    assert "simulated" in words
-    mixed = executions("binary resnet, float ends")[0]
+    assert executions("binary vgg")[0] == ["executed"] * 9
+    mixed, words = executions("binary resnet, float ends")
     assert (mixed[0], mixed[-1]) == ("float", "float")
+    assert set(mixed[1:-1]) == {"executed"}
+    assert "executed" in words
+    assert "float" in words
 
 
 def test_bits_on_disk(tmp_path: Path) -> None:

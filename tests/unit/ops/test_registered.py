@@ -27,6 +27,7 @@ def cases() -> list[tuple[str, tuple[object, ...]]]:
         ("int8_binary_matmul_packed", (codes, int8.panels, 5, K, index)),
         ("binary_linear_threshold", (a, b, K, t, g)),
         ("binary_linear_threshold_packed", (a, binary.panels, 5, K, t, g, index)),
+        ("binary_conv2d", (torch.randn(2, 6, 5, 7), torch.randn(4, 3, 3, 2), [1, 2], [1, 0], [2, 1], 2, 0)),
     ]
 
 
@@ -53,3 +54,12 @@ def test_compile_traces_a_layer_whole(prepacked: bool) -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for mine, theirs in zip(compiled(x), layer(x), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_compile_traces_a_convolution_whole() -> None:
+    x, w = torch.randn(2, 6, 5, 7), torch.randn(4, 6, 3, 3)
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return ops.binary_conv2d(x, w, padding=1, stride=(1, 2)) + 1
+
+    assert torch.equal(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))

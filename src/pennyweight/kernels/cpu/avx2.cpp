@@ -5,6 +5,7 @@
 #include "accumulate.h"
 #include "kernels.h"
 #include "lookup_product.h"
+#include "planes.h"
 
 #include "lookup_int8.h"
 
@@ -131,6 +132,8 @@ const Kernels* avx2_kernels() {
         Int8::pack_panel,
         Int8::scratch_bytes,
         Int8::product,
+        Planes<32>::pack,
+        Planes<32>::write,
         Accumulate<32>::product,
     };
     return &kernels;

@@ -3,6 +3,7 @@
 #include "accumulate.h"
 #include "kernels.h"
 #include "lookup_product.h"
+#include "planes.h"
 #include "vector512.h"
 
 #include "lookup_int8.h"
@@ -27,6 +28,8 @@ Kernels make() {
     kernels.pack_int8_panel = Int8::pack_panel;
     kernels.int8_scratch_bytes = Int8::scratch_bytes;
     kernels.int8_product = Int8::product;
+    kernels.pack_planes = Planes<64>::pack;
+    kernels.write_planes = Planes<64>::write;
     kernels.accumulate = Accumulate<64>::product;
     return kernels;
 }

@@ -54,6 +54,12 @@ struct Kernels {
     void (*int8_product)(const int8_t* x, int64_t rows, const uint8_t* panels, int64_t columns, int64_t k, int32_t* z,
                          int64_t z_stride, uint8_t* scratch);
 
+    // Sign bits of images, one plane a channel, to (channels + 63) / 64 words a pixel; whether a NaN was among them.
+    bool (*pack_planes)(const float* x, int64_t channels, int64_t plane, int64_t pixels, uint64_t* words);
+    // Sums z[row, column] to one plane a column, as float32 or as int32.
+    void (*write_planes)(const int32_t* z, int64_t rows, int64_t columns, int64_t z_stride, bool as_float, void* out,
+                         int64_t plane);
+
     // Product in an accumulator of few bits, called while float32 rounds towards zero.
     void (*accumulate)(const float* x, int64_t rows, int64_t k, const float* w, int64_t stride,
                        const Accumulator& format, float* z, int64_t z_stride, int64_t columns);

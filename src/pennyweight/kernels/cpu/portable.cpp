@@ -5,6 +5,7 @@
 
 #include "accumulate.h"
 #include "kernels.h"
+#include "planes.h"
 
 namespace pennyweight {
 namespace {
@@ -103,7 +104,7 @@ const Kernels* portable_kernels() {
         "portable",   pack_signs,   quantize, threshold,        1,
         64,           panel_bytes,  pack_panel, scratch_bytes,  product,
         product_rows, 1,            int8_panel_bytes,           pack_int8_panel,
-        int8_scratch_bytes,         int8_product, Accumulate<16>::product,
+        int8_scratch_bytes,         int8_product, Planes<16>::pack, Planes<16>::write, Accumulate<16>::product,
     };
     return &kernels;
 }

@@ -140,6 +140,30 @@ bool packing_agrees(const Kernels* p, Source& source) {
     return true;
 }
 
+bool planes_agree(const Kernels* p, Source& source) {
+    const Kernels* q = portable_kernels();
+    constexpr int64_t shapes[][2] = {{1, 1}, {3, 65}, {32, 16}, {64, 100}, {65, 7}, {130, 257}};
+    for (const auto& shape : shapes) {
+        const int64_t channels = shape[0], pixels = shape[1], plane = pixels + 3, words = (channels + 63) / 64;
+        auto x = awkward_floats(source, channels * plane);
+        for (const bool nan : {false, true}) {
+            if (nan) x[static_cast<size_t>((channels - 1) * plane + pixels / 2)] = std::nanf("");
+            std::vector<uint64_t> mine(static_cast<size_t>(pixels * words)), theirs(mine.size());
+            if (p->pack_planes(x.data(), channels, plane, pixels, mine.data()) != nan) return false;
+            if (q->pack_planes(x.data(), channels, plane, pixels, theirs.data()) != nan || mine != theirs) return false;
+        }
+        std::vector<int32_t> z(static_cast<size_t>(pixels * (channels + 2)));
+        for (auto& value : z) value = static_cast<int32_t>(source.next()) >> 8;
+        for (const bool as_float : {false, true}) {
+            std::vector<int32_t> mine(static_cast<size_t>(channels * plane)), theirs(mine.size());
+            p->write_planes(z.data(), pixels, channels, channels + 2, as_float, mine.data(), plane);
+            q->write_planes(z.data(), pixels, channels, channels + 2, as_float, theirs.data(), plane);
+            if (mine != theirs) return false;
+        }
+    }
+    return true;
+}
+
 bool thresholds_agree(const Kernels* p, Source& source) {
     const Kernels* q = portable_kernels();
     for (const int64_t count : {1, 31, 64, 65, 200}) {
@@ -200,6 +224,7 @@ bool accumulators_agree(const Kernels* p, Source& source) {
 const char* self_test(const Kernels* kernels) {
     Source source;
     if (!packing_agrees(kernels, source)) return "packing or quantizing differs from the portable path";
+    if (!planes_agree(kernels, source)) return "packing images or writing planes differs from the portable path";
     if (!thresholds_agree(kernels, source)) return "thresholding differs from the portable path";
     if (!products_agree(kernels, source)) return "the binary product differs from the portable path";
     if (!int8_products_agree(kernels, source)) return "the int8 product differs from the portable path";
