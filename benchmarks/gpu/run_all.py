@@ -25,7 +25,7 @@ import torch
 
 from pennyweight.numerics import measure
 
-PARTS = ("int8_matmul",)
+PARTS = ("int8_matmul", "accumulated_matmul")
 """Modules beside this file: `check(device, quick)` raises on a wrong result, `timings(device, quick)` gives rows."""
 
 
