@@ -1,5 +1,6 @@
 """Floor 2: modules with slots, what fills the slots, normalization, surgery and objectives."""
 
+from pennyweight.nn.accumulators import accumulator_rates, set_underflow_
 from pennyweight.nn.folding import fold_batchnorm_
 from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, as_gemm
 from pennyweight.nn.normalization import (
@@ -30,6 +31,7 @@ __all__ = [
     "GhostRangeBatchNorm2d",
     "RangeBatchNorm1d",
     "RangeBatchNorm2d",
+    "accumulator_rates",
     "as_gemm",
     "attach_projections",
     "fold_batchnorm_",
@@ -37,5 +39,6 @@ __all__ = [
     "match",
     "project_",
     "range_batch_norm",
+    "set_underflow_",
     "swap_modules_",
 ]

@@ -1,5 +1,7 @@
 """Floor 0: values and arithmetic on tensors, without `torch.nn`: formats, rounding, ranges, randomness, measures."""
 
+from pennyweight.numerics.a2q import a2q_bound_, a2q_limit
+from pennyweight.numerics.accumulate import AccumulatorSpec
 from pennyweight.numerics.affine import (
     AffineParameters,
     PerChannel,
@@ -25,6 +27,7 @@ from pennyweight.numerics.formats import (
     TernaryFormat,
     parse_format,
 )
+from pennyweight.numerics.integer_accumulate import IntAccumulatorSpec
 from pennyweight.numerics.measure import Measurement
 from pennyweight.numerics.packing import pack_bits, pack_signs, unpack_bits, unpack_signs
 from pennyweight.numerics.random import Key
@@ -34,12 +37,14 @@ from pennyweight.numerics.shift import ap2
 from pennyweight.numerics.ste import clamp_ste, round_ste, sign, sign_ste, stochastic_sign_ste
 
 __all__ = [
+    "AccumulatorSpec",
     "AffineParameters",
     "BinaryFormat",
     "BlockFormat",
     "Blocks",
     "FloatFormat",
     "Format",
+    "IntAccumulatorSpec",
     "IntFormat",
     "Key",
     "LogFormat",
@@ -48,6 +53,8 @@ __all__ = [
     "PerGroup",
     "PerTensor",
     "TernaryFormat",
+    "a2q_bound_",
+    "a2q_limit",
     "affine_parameters",
     "ap2",
     "apply_rounding",

@@ -1,10 +1,14 @@
-"""Products summed in accumulators of few bits: C++ where it runs, the vectorised truth elsewhere; equal to the bit."""
+"""Products summed in accumulators of few bits: C++ on a CPU, Triton on a GPU, the vectorised truth elsewhere.
+
+All are equal to the bit.
+"""
 
 import struct
 
 import torch
 from torch import Tensor
 
+from pennyweight.kernels import triton_lba
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.numerics.accumulate import AccumulatorSpec, accumulate, check_operands
 from pennyweight.ops import dispatch
@@ -16,7 +20,7 @@ def accumulated_matmul(x: Tensor, weight: Tensor, spec: AccumulatorSpec) -> Tens
     """x @ weight.T where every product and every partial sum is rounded to few bits.
 
     The same bits on every backend and number of threads. "nearest_even" is simulated in torch; "toward_zero" runs in
-    C++ on a CPU.
+    C++ on a CPU and in Triton on a GPU.
 
     Args:
         x: (M, K) float32.
@@ -36,6 +40,8 @@ def accumulated_matmul(x: Tensor, weight: Tensor, spec: AccumulatorSpec) -> Tens
         63.75
     """
     check_operands(x, weight)
+    if x.is_cuda and triton_lba.AVAILABLE and spec.rounding == "toward_zero":
+        return triton_lba.accumulated_matmul(x.detach(), weight.detach(), spec.chunk, _bits_of(spec))
     path = dispatch.select(x.device)
     if path is None or spec.rounding != "toward_zero":
         dispatch.record("accumulated_matmul", None)
@@ -52,14 +58,19 @@ def _compiled(path: CompiledPath, x: Tensor, weight: Tensor, spec: AccumulatorSp
     stride = -(-n // _COLUMNS) * _COLUMNS
     columns = torch.zeros(k, stride)
     columns[:, :n] = weight.t()
-    mask = 0x7FFFFFFF >> (23 - spec.mantissa) << (23 - spec.mantissa)
-    ends = (spec.smallest_product, spec.largest_product, spec.smallest_sum, spec.largest_sum)
-    bits = torch.tensor([mask, *map(_bits, ends)], dtype=torch.int32)
+    bits = torch.tensor(_bits_of(spec), dtype=torch.int32)
     library().pw_accumulate(
         path.index, x.data_ptr(), m, k, columns.data_ptr(), stride, n, bits.data_ptr(), spec.chunk, z.data_ptr(),
         dispatch.num_threads(),
     )  # fmt: skip
     return z.add_(0.0)  # -0.0 becomes 0.0
+
+
+def _bits_of(spec: AccumulatorSpec) -> tuple[int, int, int, int, int]:
+    """What kernels are told: the mask on a magnitude's bits, and the smallest and largest product and sum."""
+    mask = 0x7FFFFFFF >> (23 - spec.mantissa) << (23 - spec.mantissa)
+    products = _bits(spec.smallest_product), _bits(spec.largest_product)
+    return mask, *products, _bits(spec.smallest_sum), _bits(spec.largest_sum)
 
 
 def _bits(value: float) -> int:

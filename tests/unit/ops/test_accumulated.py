@@ -1,5 +1,9 @@
 """The compiled product in few bits: every path and thread count gives the bits of the truth."""
 
+import importlib.util
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -93,3 +97,30 @@ def test_operands_are_checked() -> None:
     bad: Any = x / 0
     with pytest.raises(NumericsError, match="x holds NaN or infinity"):
         ops.accumulated_matmul(bad, w, AccumulatorSpec())
+
+
+_INTERPRETED = """
+import torch
+from pennyweight.kernels import triton_lba
+from pennyweight.numerics.accumulate import AccumulatorSpec, accumulate
+from pennyweight.ops.accumulated import _bits_of
+for spec in (
+    AccumulatorSpec(),
+    AccumulatorSpec(mantissa=4, exponent=3, product_bias=7, sum_bias=6, chunk=5),
+    AccumulatorSpec(mantissa=22, exponent=6, product_bias=34, sum_bias=32, chunk=1000),
+    AccumulatorSpec(underflow=False),
+):
+    for m, k, n, scale in ((1, 1, 1, 1.0), (3, 21, 5, 0.01), (33, 3, 65, 30.0), (2, 0, 3, 1.0)):
+        g = torch.Generator().manual_seed(m)
+        x, w = scale * torch.randn(m, k, generator=g), torch.randn(n, k, generator=g)
+        found = triton_lba.accumulated_matmul(x, w, spec.chunk, _bits_of(spec)).view(torch.int32)
+        assert torch.equal(found, accumulate(x, w, spec).view(torch.int32)), (spec, m, k, n)
+print("equal")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_tritons_kernel_gives_the_same_bits_in_its_interpreter() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    found = subprocess.run([sys.executable, "-c", _INTERPRETED], env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == "equal", found.stderr[-2000:]
