@@ -10,6 +10,9 @@ and with its batch norms folded, in both layouts; the figure is against the fast
 LoadGen (SingleStream: one image a query; Offline: batches of 32), three runs each in turns. A binary ResNet-20, whose
 residual stream stays in float, is reported without a margin.
 
+Layers and nets are timed in seconds of the one thread that runs (`time.thread_time`), which is the wall clock less what
+other processes took of the machine meanwhile; LoadGen's are by the wall clock.
+
 Margins fixed beforehand: every layer at least 4 times torch, at batch 1 and at 32; VGG-small at least 4 times at batch
 1 and at 32. Weights and images are random: speed does not depend on them. Before anything is timed, integers and logits
 must equal the unpacked binary module's.
@@ -21,6 +24,7 @@ import argparse
 import copy
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +49,7 @@ def against(peers: Peers, ours: Callable[[], object], repeats: int) -> dict[str,
     """Each peer in turns with ours; the fastest peer's row."""
     rows = []
     for name, call in peers.items():
-        timed = interleaved(call, ours, repeats=repeats)
+        timed = interleaved(call, ours, repeats=repeats, clock=time.thread_time)
         rows.append(
             {
                 "peer": name, "torch_us": timed.a_seconds * 1e6, "ours_us": timed.b_seconds * 1e6,
@@ -81,7 +85,9 @@ def layer_row(channels: int, side: int, batch: int, repeats: int) -> dict[str, A
     }
     found = against(peers, lambda: runtime.run(x, as_float=True), repeats)
     with torch.inference_mode():
-        dispatch = interleaved(lambda: module(x), lambda: runtime.run(x, as_float=True), repeats=repeats)
+        dispatch = interleaved(
+            lambda: module(x), lambda: runtime.run(x, as_float=True), repeats=repeats, clock=time.thread_time
+        )
     eager = found["speedup"] / dispatch.ratio
     return {
         "what": f"conv {channels}x{side}x{side}", "batch": batch, "backend": runtime.backend, **found,

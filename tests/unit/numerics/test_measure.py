@@ -74,6 +74,17 @@ def test_timing_alternates_and_reports_the_median_ratio(monkeypatch: pytest.Monk
     assert result.n == 5
 
 
+def test_another_clock_may_count() -> None:
+    spent = [0.0]
+
+    def spend(seconds: float) -> None:
+        spent[0] += seconds
+
+    result = interleaved(lambda: spend(0.2), lambda: spend(0.1), repeats=3, min_seconds=0.0, clock=lambda: spent[0])
+    assert result.a_seconds == pytest.approx(0.2)
+    assert result.ratio == pytest.approx(2.0)
+
+
 def test_short_calls_are_repeated_within_a_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], [0]
 

@@ -21,18 +21,26 @@ struct Planes {
     static bool pack(const float* x, int64_t channels, int64_t plane, int64_t pixels, uint64_t* words) {
         const int64_t stride = (channels + 63) / 64;
         Int unordered{};
-        int64_t p = 0;
-        for (; p + 4 * lanes <= pixels; p += 4 * lanes) {
-            pack_block<4>(x + p, channels, plane, words + p * stride, stride, unordered);
-        }
-        for (; p + lanes <= pixels; p += lanes) {
-            pack_block<1>(x + p, channels, plane, words + p * stride, stride, unordered);
+        bool found = false;
+        const int64_t whole = pixels / lanes * lanes;
+        for (int64_t p = 0; p < whole; p += kPixels) {
+            const int64_t count = whole - p < kPixels ? whole - p : kPixels;
+            for (int64_t w = 0; w < stride; ++w) {
+                const int64_t left = channels - 64 * w;
+                Int low[kPixels / lanes], high[kPixels / lanes];
+                pack_half(x + p + 64 * w * plane, left < 32 ? left : 32, plane, count, low, unordered);
+                pack_half(x + p + (64 * w + 32) * plane, left < 64 ? left - 32 : 32, plane, count, high, unordered);
+                uint32_t first[kPixels], second[kPixels];
+                memcpy(first, low, static_cast<size_t>(count) * 4), memcpy(second, high, static_cast<size_t>(count) * 4);
+                for (int64_t i = 0; i < count; ++i) {
+                    words[(p + i) * stride + w] = first[i] | static_cast<uint64_t>(second[i]) << 32;
+                }
+            }
         }
         int32_t lane[lanes];
         memcpy(lane, &unordered, sizeof lane);
-        bool found = false;
         for (int64_t i = 0; i < lanes; ++i) found |= lane[i] != 0;
-        for (; p < pixels; ++p) {
+        for (int64_t p = whole; p < pixels; ++p) {
             for (int64_t w = 0; w < stride; ++w) words[p * stride + w] = 0;
             for (int64_t c = 0; c < channels; ++c) {
                 const float value = x[c * plane + p];
@@ -54,32 +62,32 @@ struct Planes {
     }
 
    private:
-    // One bit of the accumulator a channel, one lane a pixel.
-    template <int kVectors>
-    static inline void pack_block(const float* x, int64_t channels, int64_t plane, uint64_t* words, int64_t stride,
+    static constexpr int64_t kPixels = 1024;  // whose bits stay in the first-level cache
+
+    // Up to 32 channels, one bit of an int32 each, one lane a pixel; four planes are read side by side, in order.
+    static void pack_half(const float* x, int64_t channels, int64_t plane, int64_t pixels, Int* bits, Int& unordered) {
+        for (int64_t v = 0; v < pixels / lanes; ++v) bits[v] = Int{};
+        int64_t c = 0;
+        for (; c + 4 <= channels; c += 4) add_planes<4>(x + c * plane, c, plane, pixels, bits, unordered);
+        for (; c < channels; ++c) add_planes<1>(x + c * plane, c, plane, pixels, bits, unordered);
+    }
+
+    template <int kPlanes>
+    static inline void add_planes(const float* x, int64_t channel, int64_t plane, int64_t pixels, Int* bits,
                                   Int& unordered) {
-        for (int64_t w = 0; w < stride; ++w) {
-            Int half[2][kVectors];
-            PW_UNROLL for (int h = 0; h < 2; ++h) {
-                PW_UNROLL for (int v = 0; v < kVectors; ++v) half[h][v] = Int{};
-                const int64_t start = 64 * w + 32 * h;
-                const int64_t stop = channels - start < 32 ? channels : start + 32;
-                Int bit = Int{} + 1;
-                for (int64_t c = start; c < stop; ++c, bit += bit) {
-                    PW_UNROLL for (int v = 0; v < kVectors; ++v) {
-                        Float value;
-                        memcpy(&value, x + c * plane + v * lanes, sizeof value);
-                        half[h][v] |= (value >= 0.0f) & bit;
-                        unordered |= value != value;
-                    }
-                }
+        const Int bit = Int{} + static_cast<int32_t>(uint32_t{1} << channel);
+        Int wrong{};
+        for (int64_t v = 0; v < pixels / lanes; ++v) {
+            Int sum = bits[v];
+            PW_UNROLL for (int i = 0; i < kPlanes; ++i) {
+                Float value;
+                memcpy(&value, x + i * plane + v * lanes, sizeof value);
+                sum |= (value >= 0.0f) & (bit << i);
+                wrong |= value != value;
             }
-            uint32_t low[kVectors * lanes], high[kVectors * lanes];
-            memcpy(low, half[0], sizeof low), memcpy(high, half[1], sizeof high);
-            for (int64_t i = 0; i < kVectors * lanes; ++i) {
-                words[i * stride + w] = low[i] | static_cast<uint64_t>(high[i]) << 32;
-            }
+            bits[v] = sum;
         }
+        unordered |= wrong;
     }
 
     template <class T>

@@ -142,7 +142,7 @@ bool packing_agrees(const Kernels* p, Source& source) {
 
 bool planes_agree(const Kernels* p, Source& source) {
     const Kernels* q = portable_kernels();
-    constexpr int64_t shapes[][2] = {{1, 1}, {3, 65}, {32, 16}, {64, 100}, {65, 7}, {130, 257}};
+    constexpr int64_t shapes[][2] = {{1, 1}, {3, 65}, {32, 16}, {64, 100}, {65, 7}, {130, 257}, {5, 1100}};
     for (const auto& shape : shapes) {
         const int64_t channels = shape[0], pixels = shape[1], plane = pixels + 3, words = (channels + 63) / 64;
         auto x = awkward_floats(source, channels * plane);
