@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
+from pennyweight.nn.masked_hardtanh import MaskedHardtanh
+from pennyweight.nn.saved_bits import save_bits_
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.integer import RunningInput
@@ -19,6 +21,8 @@ from pennyweight.nn.tracing import trace
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
+from pennyweight.numerics.shift import ap2
+from pennyweight.numerics.ste import Surrogate
 
 # Activations whose output has one sign, or a shape a sign makes pointless: the binarization takes their place.
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Tanh)
@@ -63,7 +67,13 @@ class BNN(Method):
         first_input: what the net's first weighted layer receives: "int8" or "binary".
         batch_norm: "keep" the net's, or "shift" to replace it by shift-based batch norm.
         glorot_scaling: multiply each latent weight's learning rate by sqrt((fan_in + fan_out) / 1.5).
+        round_scaling: round that factor to a power of two, as the code of the paper's CIFAR-10 net does.
         clip: clip latent weights to [-1, 1] after each step.
+        ste: gradient of the activations' sign: "hardtanh" (the paper's), "identity", "approx" or "swish"; see
+            `numerics.ste.surrogate_sign`. With "identity" and "swish", which reach beyond [-1, 1], activation modules
+            become identities.
+        save_bits: keep for the backward pass signs, masks and integer sums in bits instead of float32, see
+            `nn.saved_bits`: the same gradients from a fraction of the memory, for some time.
         seed: root of the stochastic draws.
     """
 
@@ -71,7 +81,10 @@ class BNN(Method):
     first_input: Literal["int8", "binary"] = "int8"
     batch_norm: Literal["keep", "shift"] = "keep"
     glorot_scaling: bool = True
+    round_scaling: bool = False
     clip: bool = True
+    ste: Surrogate = "hardtanh"
+    save_bits: bool = False
     seed: int = 0
 
     targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
@@ -81,6 +94,8 @@ class BNN(Method):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
+        if self.round_scaling and not self.glorot_scaling:
+            raise MethodError("round_scaling=True rounds the factor of glorot_scaling, which is False: set one of them")
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The layers' operand slots, and the batch norms where they are replaced."""
@@ -102,25 +117,34 @@ class BNN(Method):
         for fqn, layer in swaps.items():
             self._binarize(fqn, layer, is_first=fqn == first)
         activations = {fqn: m for fqn, m in model.named_modules() if isinstance(m, _RECTIFIERS)}
-        swaps |= {fqn: nn.Hardtanh() for fqn in activations}
+        swaps |= {fqn: self._activation() for fqn in activations}
         if self.batch_norm == "shift":
             for fqn, norm in self._norms(model).items():
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
                 swaps[fqn] = SHIFT_OF[type(norm)].from_module(norm)
+        if self.save_bits:
+            save_bits_(model)
         swap_modules_(model, swaps)
         return Applied(method=self, changed=tuple(swaps))
+
+    def _activation(self) -> nn.Module:
+        if self.ste in ("identity", "swish"):
+            return nn.Identity()
+        return MaskedHardtanh() if self.save_bits else nn.Hardtanh()
 
     def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
         assert isinstance(layer, GemmModule)
         fan_in = layer.weight[0].numel()
         fan_out = layer.weight.shape[0] * layer.weight[0, 0].numel()
         lr_scale = math.sqrt((fan_in + fan_out) / 1.5) if self.glorot_scaling else 1.0
+        if self.round_scaling:
+            lr_scale = float(ap2(torch.tensor(lr_scale, dtype=torch.float64)))
         layer.slots.fill("weight", BinaryWeight(clip=self.clip, lr_scale=lr_scale))
         if is_first and self.first_input == "int8":
             layer.slots.fill("input", RunningInput(IntFormat(8)))
         else:
             key = Key(self.seed).fold("binary input", fqn) if self.stochastic_activations else None
-            layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key))
+            layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key, ste=self.ste))
         _spread_latent_(layer.weight)
 
 
