@@ -25,6 +25,7 @@ class BinaryWeight(SlotContent):
 
     stage: ClassVar[Stage] = "quantize"
     decays = False
+    is_sign = True
 
     def __init__(self, *, clip: bool = True, lr_scale: float = 1.0) -> None:
         super().__init__()

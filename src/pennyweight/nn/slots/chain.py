@@ -30,6 +30,7 @@ class SlotContent(nn.Module):
     stage: ClassVar[Stage]
     lr_scale: float = 1.0  # of the latent parameter, see `nn.parameter_rules`
     decays: bool = True
+    is_sign: bool = False
     _keeps_values = False  # while a float checkpoint loads; set by GemmSlots, which sees the whole layer
 
     def codes(self, x: Tensor) -> Codes:
