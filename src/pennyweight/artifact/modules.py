@@ -14,6 +14,7 @@ from pennyweight.artifact.accumulators import decode_accumulator, encode_accumul
 from pennyweight.errors import ArtifactError
 from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule
+from pennyweight.nn.masked_hardtanh import MaskedHardtanh
 from pennyweight.nn.normalization import GHOST_OF
 from pennyweight.nn.positions import LearnedPositions, RotaryPositions
 from pennyweight.nn.products import PRODUCTS
@@ -101,6 +102,7 @@ _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: GemmConv2d,
     nn.Conv3d: GemmConv3d,
     nn.Embedding: SlottedEmbedding,
+    MaskedHardtanh: nn.Hardtanh,
     **dict.fromkeys((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout), nn.Dropout),
 }
 _KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}

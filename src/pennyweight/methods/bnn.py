@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.latent import glorot_lr_scale, rectifiers, refuse_functional_rectifiers, spread_latent_
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
+from pennyweight.nn.masked_hardtanh import MaskedHardtanh
+from pennyweight.nn.saved_bits import save_bits_
 from pennyweight.nn.shift_batchnorm import SHIFT_OF
 from pennyweight.nn.slots.binary import BinaryInput, BinaryWeight
 from pennyweight.nn.slots.integer import RunningInput
@@ -15,6 +18,8 @@ from pennyweight.nn.surgery import match, swap_modules_
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.random import Key
+from pennyweight.numerics.shift import ap2
+from pennyweight.numerics.ste import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,13 @@ class BNN(Method):
         first_input: what the net's first weighted layer receives: "int8" or "binary".
         batch_norm: "keep" the net's, or "shift" to replace it by shift-based batch norm.
         glorot_scaling: multiply each latent weight's learning rate by sqrt((fan_in + fan_out) / 1.5).
+        round_scaling: round that factor to a power of two, as the code of the paper's CIFAR-10 net does.
         clip: clip latent weights to [-1, 1] after each step.
+        ste: gradient of the activations' sign: "hardtanh" (the paper's), "identity", "approx" or "swish"; see
+            `numerics.ste.surrogate_sign`. With "identity" and "swish", which reach beyond [-1, 1], activation modules
+            become identities.
+        save_bits: keep for the backward pass signs, masks and integer sums in bits instead of float32, see
+            `nn.saved_bits`: the same gradients from a fraction of the memory, for some time.
         seed: root of the stochastic draws.
     """
 
@@ -53,7 +64,10 @@ class BNN(Method):
     first_input: Literal["int8", "binary"] = "int8"
     batch_norm: Literal["keep", "shift"] = "keep"
     glorot_scaling: bool = True
+    round_scaling: bool = False
     clip: bool = True
+    ste: Surrogate = "hardtanh"
+    save_bits: bool = False
     seed: int = 0
 
     targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
@@ -63,6 +77,8 @@ class BNN(Method):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
+        if self.round_scaling and not self.glorot_scaling:
+            raise MethodError("round_scaling=True rounds the factor of glorot_scaling, which is False: set one of them")
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The layers' operand slots, and the batch norms where they are replaced."""
@@ -83,21 +99,30 @@ class BNN(Method):
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         for fqn, layer in swaps.items():
             self._binarize(fqn, layer, is_first=fqn == first)
-        swaps |= {fqn: nn.Hardtanh() for fqn in rectifiers(model)}
+        swaps |= {fqn: self._activation() for fqn in rectifiers(model)}
         if self.batch_norm == "shift":
             for fqn, norm in self._norms(model).items():
                 assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
                 swaps[fqn] = SHIFT_OF[type(norm)].from_module(norm)
+        if self.save_bits:
+            save_bits_(model)
         swap_modules_(model, swaps)
         return Applied(method=self, changed=tuple(swaps))
+
+    def _activation(self) -> nn.Module:
+        if self.ste in ("identity", "swish"):
+            return nn.Identity()
+        return MaskedHardtanh() if self.save_bits else nn.Hardtanh()
 
     def _binarize(self, fqn: str, layer: nn.Module, is_first: bool) -> None:
         assert isinstance(layer, GemmModule)
         lr_scale = glorot_lr_scale(layer.weight) if self.glorot_scaling else 1.0
+        if self.round_scaling:
+            lr_scale = float(ap2(torch.tensor(lr_scale, dtype=torch.float64)))
         layer.slots.fill("weight", BinaryWeight(clip=self.clip, lr_scale=lr_scale))
         if is_first and self.first_input == "int8":
             layer.slots.fill("input", RunningInput(IntFormat(8)))
         else:
             key = Key(self.seed).fold("binary input", fqn) if self.stochastic_activations else None
-            layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key))
+            layer.slots.fill("input", BinaryInput(stochastic=self.stochastic_activations, key=key, ste=self.ste))
         spread_latent_(layer.weight)

@@ -14,10 +14,12 @@ class ParameterRule:
     Args:
         lr_scale: multiplies the learning rate, not the gradient, which adaptive optimisers would normalise away.
         decays: whether weight decay applies.
+        is_sign: whether only the parameter's sign enters the product, so that an optimiser may flip it.
     """
 
     lr_scale: float = 1.0
     decays: bool = True
+    is_sign: bool = False
 
 
 def parameter_rules(model: nn.Module) -> dict[nn.Parameter, ParameterRule]:
@@ -32,5 +34,7 @@ def parameter_rules(model: nn.Module) -> dict[nn.Parameter, ParameterRule]:
             continue
         for content in slots.weight.contents():
             before = rules[weight]
-            rules[weight] = ParameterRule(before.lr_scale * content.lr_scale, before.decays and content.decays)
+            rules[weight] = ParameterRule(
+                before.lr_scale * content.lr_scale, before.decays and content.decays, before.is_sign or content.is_sign
+            )
     return rules

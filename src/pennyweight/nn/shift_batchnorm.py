@@ -9,29 +9,33 @@ from pennyweight.numerics.shift import ap2
 
 
 class _ShiftNormalise(torch.autograd.Function):
-    """Training-mode shift batch norm of (n, channels) values, with straight-through gradients for every AP2."""
+    """Training-mode shift batch norm of (n, channels) values, with straight-through gradients for every AP2.
+
+    Only the input is kept; what else the backward pass needs it computes again. A binary layer's input is of integers,
+    which `nn.saved_bits` packs.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         mean = x.mean(0)
         centred = x - mean
-        shifted = ap2(centred)
-        var = (centred * shifted).mean(0)
+        var = (centred * ap2(centred)).mean(0)
         inverse = ap2((var + eps).rsqrt())
         gain = ap2(weight)
-        normal = centred * inverse
-        ctx.save_for_backward(shifted, inverse, gain, normal)
+        ctx.save_for_backward(x, mean, inverse, gain)
         ctx.mark_non_differentiable(mean, var)
-        return gain * normal + bias, mean, var
+        return gain * (centred * inverse) + bias, mean, var
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        shifted, inverse, gain, normal = ctx.saved_tensors
+        x, mean, inverse, gain = ctx.saved_tensors
         g = grads[0]
+        centred = x - mean
+        shifted = ap2(centred)
         # The exact batch norm's gradient with AP2(x - mean) in place of x - mean in the projection term.
         projection = shifted * inverse.square() * (shifted * g).mean(0)
         grad_x = gain * inverse * (g - g.mean(0) - projection)
-        return grad_x, (ap2(normal) * g).sum(0), g.sum(0), None
+        return grad_x, (ap2(centred * inverse) * g).sum(0), g.sum(0), None
 
 
 T = TypeVar("T", bound="_ShiftBatchNorm")

@@ -34,7 +34,7 @@ from pennyweight.numerics.random import Key
 from pennyweight.numerics.ranges import estimate_range
 from pennyweight.numerics.rounding import apply_rounding
 from pennyweight.numerics.shift import ap2
-from pennyweight.numerics.ste import clamp_ste, round_ste, sign, sign_ste, stochastic_sign_ste
+from pennyweight.numerics.ste import clamp_ste, round_ste, sign, sign_ste, stochastic_sign_ste, surrogate_sign
 
 __all__ = [
     "AccumulatorSpec",
@@ -80,6 +80,7 @@ __all__ = [
     "sign",
     "sign_ste",
     "stochastic_sign_ste",
+    "surrogate_sign",
     "unpack_bits",
     "unpack_signs",
 ]

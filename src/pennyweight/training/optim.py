@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from pennyweight.errors import RecipeError
 from pennyweight.nn.parameter_rules import ParameterRule, parameter_rules
 from pennyweight.numerics.shift import ap2
+from pennyweight.training.bop import Bop
 from pennyweight.training.regime import Regime, Settings
 
 SMALLEST_SCALE = 2.0**-27
@@ -94,7 +95,7 @@ def build_optimizer(model: nn.Module, regime: Regime) -> Optimizer:
     Parameters with the same rule (`nn.parameter_rules`) share a group, which remembers it for `set_settings_`.
 
     Raises:
-        RecipeError: no parameter is trainable.
+        RecipeError: no parameter is trainable, or Bop has no signs to flip.
     """
     groups: dict[ParameterRule, list[nn.Parameter]] = {}
     for parameter, rule in parameter_rules(model).items():
@@ -109,10 +110,25 @@ def build_optimizer(model: nn.Module, regime: Regime) -> Optimizer:
         optimizer = Adam(params, lr=regime.lr, eps=regime.eps, **betas)
     elif regime.optimizer == "adamw":
         optimizer = AdamW(params, lr=regime.lr, eps=regime.eps, **betas)
+    elif regime.optimizer == "bop":
+        optimizer = _bop(params, groups, regime, betas)
     else:
         optimizer = ShiftAdaMax(params, lr=regime.lr, **betas)
     set_settings_(optimizer, regime(0))
     return optimizer
+
+
+def _bop(
+    params: list[dict[str, Any]], groups: dict[ParameterRule, list[nn.Parameter]], regime: Regime, betas: dict[str, Any]
+) -> Bop:
+    """Bop, in which the flip rate of the signs follows the schedule as the learning rate of all else does."""
+    if not any(rule.is_sign for rule in groups):
+        raise RecipeError("optimizer='bop' flips the signs of binary weights, and the model has none: apply BNN first")
+    for group, rule in zip(params, groups, strict=True):
+        group["flips"] = rule.is_sign
+        if rule.is_sign:
+            group["lr_scale"] = regime.flip_rate / regime.lr
+    return Bop(params, lr=regime.lr, threshold=regime.flip_threshold, eps=regime.eps, **betas)
 
 
 def set_settings_(optimizer: Optimizer, settings: Settings) -> None:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pennyweight.errors import RecipeError, did_you_mean
 
-Schedule = Literal["constant", "cosine", "milestones"]
-OptimizerName = Literal["sgd", "adam", "adamw", "shift_adamax"]
+Schedule = Literal["constant", "cosine", "exponential", "milestones"]
+OptimizerName = Literal["sgd", "adam", "adamw", "shift_adamax", "bop"]
 
-SCHEDULES: tuple[str, ...] = ("constant", "cosine", "milestones")
-OPTIMIZERS: tuple[str, ...] = ("sgd", "adam", "adamw", "shift_adamax")
+SCHEDULES: tuple[str, ...] = ("constant", "cosine", "exponential", "milestones")
+OPTIMIZERS: tuple[str, ...] = ("sgd", "adam", "adamw", "shift_adamax", "bop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +46,22 @@ class Regime:
     Args:
         steps: optimiser steps of the whole run, at least 1.
         lr: highest learning rate, at least 0.
-        schedule: "constant", "cosine" (to `final_lr`) or "milestones" (times `milestone_factor` at each of
-            `milestone_steps`).
-        final_lr: where cosine ends, 0 to `lr`.
+        schedule: "constant", "cosine" (to `final_lr`), "exponential" (to `final_lr`, by one factor a step) or
+            "milestones" (times `milestone_factor` at each of `milestone_steps`).
+        final_lr: where cosine and exponential end, 0 to `lr`; above 0 for exponential.
         milestone_steps: rising steps at which the learning rate drops, each from 1 to `steps - 1`.
         milestone_factor: in (0, 1].
         warmup_steps: steps over which the learning rate rises linearly, 0 to `steps`.
         batch_size: distinct samples a step over all ranks, at least 1.
         weight_decay: at least 0.
-        optimizer: "sgd", "adam", "adamw" or "shift_adamax".
+        optimizer: "sgd", "adam", "adamw", "shift_adamax", or "bop": signs flipped by Bop, all else by Adam.
         momentum: of sgd, in [0, 1).
         nesterov: of sgd.
         betas: decay rates of the adaptive optimisers; None takes each one's own defaults.
         eps: of adam and adamw.
+        flip_rate: of bop, the weight of a step's gradient in its running mean, in (0, 1]; it follows the schedule as
+            the learning rate does.
+        flip_threshold: of bop, how large that mean must be to flip a sign, at least 0.
         duplicates: copies of each sample a step (batch augmentation), at least 1.
         image_size: pixels a side; None keeps the data's own.
         clip_norm: largest global norm of the gradient; None never clips.
@@ -86,6 +89,8 @@ class Regime:
     nesterov: bool = False
     betas: tuple[float, float] | None = None
     eps: float = 1e-8
+    flip_rate: float = 1e-4
+    flip_threshold: float = 1e-8
     duplicates: int = 1
     image_size: int | None = None
     clip_norm: float | None = None
@@ -99,6 +104,11 @@ class Regime:
     def cosine(cls, *, steps: int, lr: float, final_lr: float = 0.0, **settings: Any) -> "Regime":
         """Half a cosine from `lr` at the end of the warm-up towards `final_lr` at step `steps`."""
         return cls(steps=steps, lr=lr, schedule="cosine", final_lr=final_lr, **settings)
+
+    @classmethod
+    def exponential(cls, *, steps: int, lr: float, final_lr: float, **settings: Any) -> "Regime":
+        """From `lr` at the end of the warm-up towards `final_lr` at step `steps`, by the same factor each step."""
+        return cls(steps=steps, lr=lr, schedule="exponential", final_lr=final_lr, **settings)
 
     @classmethod
     def milestones(
@@ -137,6 +147,9 @@ class Regime:
         if self.schedule == "cosine":
             progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
             return self.final_lr + (self.lr - self.final_lr) * (1.0 + math.cos(math.pi * progress)) / 2.0
+        if self.schedule == "exponential":
+            progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+            return float(self.lr * (self.final_lr / self.lr) ** progress)
         if self.schedule == "milestones":
             passed = sum(step >= milestone for milestone in self.milestone_steps)
             return self.lr * self.milestone_factor**passed
@@ -158,6 +171,12 @@ class Regime:
         for name in ("lr", "weight_decay"):
             self._check(name, 0.0 <= getattr(self, name) < math.inf, "a finite number, at least 0")
         self._check("final_lr", 0.0 <= self.final_lr <= self.lr, f"from 0 to lr={self.lr:g}")
+        self._check(
+            "final_lr", self.schedule != "exponential" or self.final_lr > 0.0, "above 0 for schedule='exponential'"
+        )
+        self._check("lr", self.lr > 0.0 or self.optimizer != "bop", "above 0 for optimizer='bop'")
+        self._check("flip_rate", 0.0 < self.flip_rate <= 1.0, "in (0, 1]")
+        self._check("flip_threshold", 0.0 <= self.flip_threshold < math.inf, "a finite number, at least 0")
         self._check("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"from 0 to steps={self.steps}")
         self._check("momentum", 0.0 <= self.momentum < 1.0, "in [0, 1)")
         self._check("nesterov", not self.nesterov or self.momentum > 0.0, "False where momentum is 0")

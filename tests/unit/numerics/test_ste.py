@@ -1,13 +1,24 @@
 """Forward values and backward slopes of the straight-through functions."""
 
 import math
+from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from pennyweight.numerics.random import Key
-from pennyweight.numerics.ste import clamp_ste, round_ste, sign, sign_ste, stochastic_sign_ste, straight_through
+from pennyweight.numerics.ste import (
+    Surrogate,
+    clamp_ste,
+    round_ste,
+    sign,
+    sign_ste,
+    stochastic_sign_ste,
+    straight_through,
+    surrogate_sign,
+)
 
 ABOVE_1 = math.nextafter(1, 2)
 EDGES = [-2.0, -ABOVE_1, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, ABOVE_1, 2.0]
@@ -79,3 +90,46 @@ def test_empty() -> None:
     x = torch.zeros(0, requires_grad=True)
     for y in (sign_ste(x), sign_ste(x, clip=False), round_ste(x), clamp_ste(x, 0.0, 1.0)):
         assert y.shape == (0,)
+
+
+def parabola(x: float) -> float:
+    """Of which "approx" is the derivative (arXiv 1808.00278)."""
+    if x < -1 or x >= 1:
+        return -1.0 if x < -1 else 1.0
+    return 2 * x + x * x if x < 0 else 2 * x - x * x
+
+
+def sign_swish(x: float) -> float:
+    """Of which "swish" is the derivative (arXiv 1812.11800), with b = 5."""
+    s = 1 / (1 + math.exp(-5 * x))
+    return 2 * s * (1 + 5 * x * (1 - s)) - 1
+
+
+@pytest.mark.parametrize(("surrogate", "function"), [("approx", parabola), ("swish", sign_swish)])
+def test_surrogate_slopes_are_derivatives_of_their_functions(
+    surrogate: Surrogate, function: Callable[[float], float]
+) -> None:
+    points = [-3.0, -1.2, -0.7, -0.48, -0.1, 0.03, 0.3, 0.9, 1.5, 4.0]
+    x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
+    expected = [(function(p + 1e-6) - function(p - 1e-6)) / 2e-6 for p in points]
+    for y in (surrogate_sign(x, surrogate), stochastic_sign_ste(x, Key(2), surrogate)):
+        assert slopes(y, x) == pytest.approx(expected, abs=1e-5)
+    assert surrogate_sign(x, surrogate).tolist() == sign(x.detach()).tolist()
+
+
+@pytest.mark.parametrize("surrogate", get_args(Surrogate))
+def test_surrogates_at_the_edges_and_far_out(surrogate: Surrogate) -> None:
+    expected = {
+        "hardtanh": [0, 0, 1, 1, 1, 1, 1, 1, 0, 0], "identity": [1] * 10, "approx": [0, 0, 0, 1, 2, 2, 1, 0, 0, 0],
+    }.get(surrogate)  # fmt: skip
+    x = edges()
+    if expected is not None:
+        assert slopes(surrogate_sign(x, surrogate), x) == expected
+    far = torch.tensor([-1e30, 1e30, float("inf"), -float("inf"), 100.0], requires_grad=True)
+    assert slopes(surrogate_sign(far, surrogate), far) == [float(surrogate == "identity")] * 5
+
+
+def test_a_masked_gradient_is_zero_even_where_it_is_not_finite() -> None:
+    x = torch.tensor([5.0, 0.5], requires_grad=True)
+    (gradient,) = torch.autograd.grad(sign_ste(x), x, torch.tensor([math.inf, 2.0]))
+    assert gradient.tolist() == [0.0, 2.0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pennyweight.nn.slots.chain import Codes, SlotContent, Stage
 from pennyweight.numerics.random import Key
-from pennyweight.numerics.ste import sign_ste, stochastic_sign_ste
+from pennyweight.numerics.ste import Surrogate, sign_ste, stochastic_sign_ste, surrogate_sign
 
 
 class BinaryWeight(SlotContent):
@@ -25,6 +25,7 @@ class BinaryWeight(SlotContent):
 
     stage: ClassVar[Stage] = "quantize"
     decays = False
+    is_sign = True
 
     def __init__(self, *, clip: bool = True, lr_scale: float = 1.0) -> None:
         super().__init__()
@@ -50,13 +51,14 @@ class BinaryWeight(SlotContent):
 
 
 class BinaryInput(SlotContent):
-    """sign(x) of activations; the gradient passes where |x| <= 1, as through a hard tanh.
+    """sign(x) of activations; the gradient passes where |x| <= 1, as through a hard tanh, or by another surrogate.
 
     Args:
         stochastic: while training draw +1 with probability clip((x + 1) / 2, 0, 1); always deterministic in
             evaluation.
         key: root of the counter-based draws; a buffer counts them, so that a resumed run draws what an uninterrupted
             one would have.
+        ste: the gradient, see `numerics.ste.surrogate_sign`.
 
     Source: arXiv 1602.02830, section 1.1 and equation 4.
     """
@@ -64,22 +66,23 @@ class BinaryInput(SlotContent):
     stage: ClassVar[Stage] = "quantize"
     draws: Tensor
 
-    def __init__(self, *, stochastic: bool = False, key: Key | None = None) -> None:
+    def __init__(self, *, stochastic: bool = False, key: Key | None = None, ste: Surrogate = "hardtanh") -> None:
         super().__init__()
         assert key is not None or not stochastic, "stochastic binarization needs a key"
         self.stochastic = stochastic
         self.key = key
+        self.ste: Surrogate = ste
         if stochastic:
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
     def codes(self, x: Tensor) -> Codes:
         """+1 or -1 for each activation."""
         if not (self.stochastic and self.training):
-            return sign_ste(x, clip=True), None
+            return surrogate_sign(x, self.ste), None
         assert self.key is not None
         key = self.key.fold(int(self.draws))
         self.draws += 1
-        return stochastic_sign_ste(x, key), None
+        return stochastic_sign_ste(x, key, self.ste), None
 
     def forward(self, x: Tensor) -> Tensor:
         """The binary activations."""
@@ -87,4 +90,4 @@ class BinaryInput(SlotContent):
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
-        return f"stochastic={self.stochastic}"
+        return f"stochastic={self.stochastic}, ste={self.ste!r}"

@@ -40,6 +40,7 @@ class SlotContent(SlotState):
     stage: ClassVar[Stage]
     lr_scale: float = 1.0  # of the latent parameter, see `nn.parameter_rules`
     decays: bool = True
+    is_sign: bool = False  # only the latent parameter's sign enters the product
 
     def codes(self, x: Tensor) -> Codes:
         """Values in the slot's own units and their scale; contents without a scale return (values, None)."""
