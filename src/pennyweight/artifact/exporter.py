@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from pennyweight.artifact import manifest as container
 from pennyweight.artifact import modules, program
 from pennyweight.artifact.loaded import Artifact, load
+from pennyweight.artifact.recurrent import with_gates
 from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
 from pennyweight.nn.products import PRODUCTS
+from pennyweight.nn.recurrent import slot_recurrent_
 from pennyweight.numerics.checks import require_finite
 
 
@@ -53,13 +55,15 @@ def export(
     if example_input is not None:
         require_samples("example_input", example_input)
     frozen = modules.named_throughout(copy.deepcopy(model).cpu().eval())
+    slot_recurrent_(frozen)
     input_name, steps, output = program.capture(frozen)
     named = dict(frozen.named_modules())
     require_exportable(named, steps)
     specs: dict[str, modules.Spec] = {}
     tensors: dict[str, Tensor] = {}
-    for target in dict.fromkeys(step["target"] for step in steps if step["op"] == "module"):
-        specs[target], stored = modules.encode(target, named[target])
+    called = {step["target"]: named[step["target"]] for step in steps if step["op"] == "module"}
+    for target, module in with_gates(called).items():
+        specs[target], stored = modules.encode(target, module)
         owner = next((other for other in specs if _tied(named[target], named[other])), target)
         tensors |= modules.tie(target, owner, specs, stored, tensors) if owner != target else stored
     content = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pennyweight.artifact import manifest as container
 from pennyweight.artifact import modules, program, runtime
 from pennyweight.artifact.accumulators import decode_accumulator
+from pennyweight.artifact.recurrent import put_gates_
 from pennyweight.errors import ArtifactError
 
 _GARBLED = (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError, AssertionError)
@@ -71,6 +72,7 @@ class Artifact:
         """
         specs, steps, output = self.manifest["modules"], self.manifest["program"], self.manifest["output"]
         built = {target: modules.decode(target, spec, self.tensors) for target, spec in specs.items()}
+        put_gates_(built)
         if packed:
             try:
                 lowered = runtime.lower(self.manifest["input"], steps, output, specs, built)
@@ -159,7 +161,7 @@ def load(path: str | Path) -> Artifact:
     manifest, tensors = container.read(path)
     try:
         specs = manifest["modules"]
-        odd = [name for name, spec in specs.items() if spec["kind"] not in modules.WEIGHTED | modules.PLAIN]
+        odd = [name for name, spec in specs.items() if spec["kind"] not in modules.KINDS]
         if odd:
             raise ArtifactError(f"{path} holds module {odd[0]!r} of unknown kind {specs[odd[0]]['kind']!r}")
         program.check(manifest["input"], manifest["program"], manifest["output"], specs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pennyweight.artifact import grids
 from pennyweight.artifact.accumulators import decode_accumulator, encode_accumulator
+from pennyweight.artifact.recurrent import MOST_LAYERS, RECURRENT
 from pennyweight.errors import ArtifactError
 from pennyweight.nn.embedding import SlottedEmbedding
 from pennyweight.nn.gemm import GemmConv1d, GemmConv2d, GemmConv3d, GemmLinear, GemmModule
@@ -93,6 +94,7 @@ PLAIN: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "zero_pad2d": (nn.ZeroPad2d, ("padding",)),
     **{name: (product, ()) for name, product in PRODUCTS.items()},
 }
+KINDS = WEIGHTED | PLAIN | RECURRENT
 _FLOATS = {"float64": 64, "float32": 32, "float16": 16, "bfloat16": 16}
 # Layers that differ from torch's only while training are written as torch's.
 _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
@@ -105,12 +107,13 @@ _WRITTEN_AS: dict[type[nn.Module], type[nn.Module]] = {
     MaskedHardtanh: nn.Hardtanh,
     **dict.fromkeys((nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout), nn.Dropout),
 }
-_KINDS = {kind: name for name, (kind, _) in (WEIGHTED | PLAIN).items()}
+_KINDS = {kind: name for name, (kind, _) in KINDS.items()}
 
 
 def named_throughout(model: nn.Module) -> nn.Module:
     """The model, or a bare layer in a container: steps call modules by name, and a lone layer has none."""
-    return nn.Sequential(model) if _WRITTEN_AS.get(type(model), type(model)) in _KINDS else model
+    is_bare = isinstance(model, nn.RNNBase | nn.RNNCellBase) or _WRITTEN_AS.get(type(model), type(model)) in _KINDS
+    return nn.Sequential(model) if is_bare else model
 
 
 def kind_of(fqn: str, module: nn.Module) -> str:
@@ -138,8 +141,10 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
     kind = kind_of(fqn, module)
     for name, tensor in module.state_dict().items():
         require_finite(tensor, f"{fqn}.{name}")
-    _, attributes = (WEIGHTED | PLAIN)[kind]
+    _, attributes = KINDS[kind]
     spec: Spec = {"kind": kind, "settings": {name: plain(getattr(module, name)) for name in attributes}}
+    if kind in RECURRENT:  # its gates are written as modules of their own
+        return spec, {}
     if kind in PRODUCTS:
         spec |= _operands(module) | _product_accumulators(module)
         return spec, {f"{fqn}.{name}": t for name, t in _operand_tensors(module).items()}
@@ -198,9 +203,10 @@ def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
     owner = f"{spec.get('tied_to', fqn)}."
     own |= {name[len(owner) :]: tensor for name, tensor in tensors.items() if name.startswith(f"{owner}weight")}
     try:
-        kind, attributes = (WEIGHTED | PLAIN)[spec["kind"]]
+        kind, attributes = KINDS[spec["kind"]]
         settings = {name: unplain(spec["settings"][name]) for name in attributes}
         weighted = spec["kind"] in WEIGHTED
+        assert settings.get("num_layers", 1) <= MOST_LAYERS, f"{settings['num_layers']} layers"
         has_bias = weighted and spec["kind"] != "embedding"
         # On the meta device: a file's settings allocate nothing, only its tensors do, once their shapes fit.
         with torch.device("meta"):
@@ -209,7 +215,7 @@ def decode(fqn: str, spec: Spec, tensors: Mapping[str, Tensor]) -> nn.Module:
             _decode_weighted(module, spec, own)
         elif spec["kind"] in PRODUCTS:
             _decode_product(module, spec, own)
-        else:
+        elif spec["kind"] not in RECURRENT:
             module.load_state_dict(own, assign=True)
     except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
         raise ArtifactError(f"module {fqn!r} of the artifact cannot be built ({error}): export it again") from error

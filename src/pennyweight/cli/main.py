@@ -10,6 +10,7 @@ import typer
 
 from pennyweight.cli.bench import bench
 from pennyweight.cli.card import card
+from pennyweight.cli.energy import energy
 from pennyweight.cli.exits import debugging, mends_errors
 from pennyweight.cli.explain import explain
 from pennyweight.cli.info import info
@@ -46,6 +47,7 @@ for command, name in (
     (run, "run"),
     (explain, "explain"),
     (bench, "bench"),
+    (energy, "energy"),
     (report, "report"),
     (list_, "list"),
     (card, "card"),

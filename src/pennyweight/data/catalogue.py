@@ -11,6 +11,7 @@ from pennyweight.data.digits import load_digits
 from pennyweight.data.folder import load_image_folder
 from pennyweight.data.hub import load_hub
 from pennyweight.data.idx import load_fashion_mnist, load_mnist
+from pennyweight.data.svhn import load_svhn
 from pennyweight.data.text import load_ptb, load_text
 from pennyweight.errors import DataError, did_you_mean
 
@@ -22,22 +23,34 @@ _LOADERS: dict[str, Callable[..., ImageDataset | TextDataset]] = {
     "image-folder": load_image_folder,
     "mnist": load_mnist,
     "ptb": load_ptb,
+    "svhn": load_svhn,
     "text": load_text,
 }
 _SPLITS = {
     "image-folder": ("train", "test", "all"),
     "ptb": ("train", "valid", "test"),
+    "svhn": ("train", "test", "extra"),
     "text": ("train", "valid", "test"),
 }
 _HUB = "hf:"
 
-ImageName = Literal["cifar10", "cifar100", "digits", "fashion-mnist", "image-folder", "mnist"]
+ImageName = Literal["cifar10", "cifar100", "digits", "fashion-mnist", "image-folder", "mnist", "svhn"]
 TextName = Literal["ptb", "text"]
 
 
 def list_datasets() -> tuple[str, ...]:
     """The names `load_dataset` knows; besides, "hf:<name>" is any Hugging Face set."""
     return (*sorted(_LOADERS), f"{_HUB}<name>")
+
+
+def is_text(name: str) -> bool:
+    """Whether a set is one sequence of tokens; all others are labelled images.
+
+    Example:
+        >>> is_text("ptb"), is_text("digits")
+        (True, False)
+    """
+    return name in ("ptb", "text")
 
 
 def dataset_options(name: str) -> dict[str, Any]:
@@ -100,7 +113,7 @@ def load_dataset(
 
     Args:
         name: one of `list_datasets()`; "digits" needs no files.
-        split: "train" or "test"; texts have "valid" too, an undivided image folder "all".
+        split: "train" or "test"; texts have "valid" too, svhn "extra", an undivided image folder "all".
         root: the folder that holds the data sets; by default $PENNYWEIGHT_DATA, then ./data.
         options: what the loader of this set takes besides: `normalization` for images ("centered", "imagenet" or
             (mean, std)), `labels` for cifar100, `path` for text and image-folder, and so on.

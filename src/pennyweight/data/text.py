@@ -17,7 +17,7 @@ END_OF_SENTENCE = "<eos>"
 UNKNOWN = "<unk>"
 
 
-def load_ptb(split: str, root: str | os.PathLike[str] | None) -> TextDataset:
+def load_ptb(split: str, root: str | os.PathLike[str] | None, *, vocabulary_size: int | None = None) -> TextDataset:
     """Penn Treebank by words, Mikolov's preparation: ptb.{train,valid,test}.txt in text/ptb (or ptb) under the root.
 
     Each line ends in <eos>. The vocabulary is that of the training file, the frequent words first, so that a prefix
@@ -25,10 +25,19 @@ def load_ptb(split: str, root: str | os.PathLike[str] | None) -> TextDataset:
 
     Args:
         split: "train", "valid" or "test".
+        vocabulary_size: keep the most frequent words and make the others <unk>; None keeps all. A perplexity then is
+            that of an easier text, to compare only with others of the same size.
+
+    Raises:
+        DataError: files are missing or empty, or the words kept do not hold <unk>.
     """
     folder = find_in_roots("ptb", ("text/ptb", "ptb"), root)
     train = _ptb_words(folder / "ptb.train.txt")
     vocabulary = _by_frequency(train)
+    if vocabulary_size is not None:
+        if UNKNOWN not in vocabulary[: max(0, vocabulary_size)]:
+            raise DataError(f"vocabulary_size={vocabulary_size} leaves out {UNKNOWN!r}, which stands for the rest")
+        vocabulary = vocabulary[:vocabulary_size]
     words = train if split == "train" else _ptb_words(folder / f"ptb.{split}.txt")
     return TextDataset(
         tokens=_encode(words, vocabulary, folder / f"ptb.{split}.txt"),

@@ -1,4 +1,4 @@
-"""Floor 0: models of what hardware costs; every figure is modelled, its assumptions in the docstring beside it."""
+"""Models of cost and devices: every figure that comes from here is modelled, not measured."""
 
 from pennyweight.hardware.accumulator_cost import AccumulatorCost, float_accumulator_cost, integer_accumulator_cost
 

@@ -16,6 +16,7 @@ from pennyweight.errors import MethodError
 from pennyweight.methods.settings import check_settings
 from pennyweight.methods.untouched import untouched_weights
 from pennyweight.nn.calling import Batch
+from pennyweight.nn.recurrent.surgery import slot_recurrent_
 from pennyweight.nn.surgery import match
 from pennyweight.nn.wrappers import require_bare
 
@@ -146,6 +147,10 @@ class Method:
         """Whether `apply_` must be given the float model."""
         return False
 
+    def takes_gates(self) -> bool:
+        """Whether it works on layers that run once a step of a sequence, as the gates of recurrent cells do."""
+        return any(slot.startswith("gemm.") for slot in self.touches)
+
     def _apply(self, model: nn.Module, context: Context) -> Applied:
         """Change the model in place and say what was changed."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is applied")
@@ -216,6 +221,8 @@ def apply_(
         )
     require_bare(model)
     methods = [method] if isinstance(method, Method) else list(method)
+    if any(one.takes_gates() for one in methods):
+        slot_recurrent_(model)  # before anything is matched: the twins compute the same, and their gates are layers
     held: dict[tuple[str, str], str] = {}
     for record in applications(model):
         _claim(held, record.claims, type(record.method).__name__)

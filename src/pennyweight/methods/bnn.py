@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from pennyweight.errors import MethodError
 from pennyweight.methods.base import Applied, Context, Method, Paper
 from pennyweight.methods.latent import glorot_lr_scale, rectifiers, refuse_functional_rectifiers, spread_latent_
 from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm

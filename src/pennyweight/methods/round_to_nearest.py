@@ -90,6 +90,10 @@ class RoundToNearest(Method):
         """Activation ranges come from calibration data."""
         return isinstance(self.weights, BitAllocation) or isinstance(self._formats()[1], IntFormat)
 
+    def takes_gates(self) -> bool:
+        """Bits are allocated to layers that run once a sample."""
+        return not isinstance(self.weights, BitAllocation)
+
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The operand slots that are not left alone."""
         roles = {"gemm.weight.quantize": self.weights, "gemm.input.quantize": self.activations}

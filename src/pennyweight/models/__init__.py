@@ -4,6 +4,7 @@ from pennyweight.models.catalogue import create_model, list_models, model_builde
 from pennyweight.models.checkpoint import load_checkpoint
 from pennyweight.models.decoder import Decoder, generate
 from pennyweight.models.external import holds_weights, located_model, model_identity
+from pennyweight.models.lstm import LSTMLanguageModel
 from pennyweight.models.mlp import MLP
 from pennyweight.models.mobilenet import MobileNetV2
 from pennyweight.models.resnet import CifarResNet
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "CifarResNet",
     "Decoder",
+    "LSTMLanguageModel",
     "MobileNetV2",
     "VGGSmall",
     "VisionTransformer",

@@ -10,6 +10,7 @@ from pennyweight.errors import RecipeError, did_you_mean
 from pennyweight.models.builder import Builder, options_of
 from pennyweight.models.decoder import Decoder
 from pennyweight.models.external import FORMS, external_builder
+from pennyweight.models.lstm import LSTMLanguageModel
 from pennyweight.models.mlp import MLP
 from pennyweight.models.mobilenet import MobileNetV2
 from pennyweight.models.resnet import CifarResNet
@@ -18,6 +19,7 @@ from pennyweight.models.vision_transformer import VisionTransformer
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "decoder": Decoder,
+    "lstm": LSTMLanguageModel,
     "mlp": MLP,
     "mobilenet-v2": MobileNetV2,
     "resnet20": partial(CifarResNet, 20),
@@ -57,7 +59,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         name: one of `list_models()`; or "net.py:make_net", a function or class in a Python file, which is run; or
             "net.pt2", a program of torch.export; or "timm:NAME" or "hf:NAME", where the package is installed.
         options: those of the model's class or function; all but programs take `seed`, image models of the catalogue
-            `num_classes` and `input_shape` (C, H, W), the decoder `vocab_size` and `max_length`.
+            `num_classes` and `input_shape` (C, H, W), language models `vocab_size`, the decoder `max_length` too.
 
     Raises:
         RecipeError: unknown name or option, a value the model cannot have, or a file that cannot be used.

@@ -4,6 +4,8 @@ Linear and convolution are both a matrix product. Methods do not bring layer cla
 of these (see `nn.slots.chain`). With no slot filled a layer computes exactly what torch's does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pennyweight.errors import MethodError
-from pennyweight.nn.slots.chain import GemmSlots, Matrices, Product
+from pennyweight.nn.slots.chain import Codes, GemmSlots, Matrices, Product
 
 T = TypeVar("T", bound="_Gemm")
 
@@ -22,6 +24,7 @@ class _Gemm(nn.Module):
     slots: GemmSlots
     weight: Any  # a parameter; torch's two layers declare it differently
     bias: Any  # a parameter or None
+    _held: Codes | None = None
 
     @classmethod
     def from_module(cls: type[T], module: nn.Module) -> T:
@@ -45,7 +48,7 @@ class _Gemm(nn.Module):
         engine: in float32 the sums are exact below 2^24, and a packed artifact reproduces them bit for bit.
         """
         x_codes, x_scale = self.slots.input.codes(x)
-        w_codes, w_scale = self.slots.weight.codes(self.weight)
+        w_codes, w_scale = self.slots.weight.codes(self.weight) if self._held is None else self._held
         if w_scale is not None and w_scale.numel() > 1:
             w_scale = w_scale.reshape(self._channel_shape)
         scales = [scale for scale in (x_scale, w_scale) if scale is not None]
@@ -54,6 +57,15 @@ class _Gemm(nn.Module):
         if self.bias is not None:
             y = y + self.bias.reshape(self._channel_shape)
         return y
+
+    @contextmanager
+    def held_weight(self) -> Iterator[None]:
+        """Within, the weight's codes are computed once for all calls: a recurrence makes one a step."""
+        self._held = self.slots.weight.codes(self.weight)
+        try:
+            yield
+        finally:
+            self._held = None
 
     def from_integers(self, z: Tensor) -> Tensor:
         """The layer's output for a given integer product of its codes: the same scales and bias, in the same order.

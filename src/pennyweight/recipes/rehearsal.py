@@ -76,29 +76,46 @@ def _note_reference(work: Work, stage: Stage) -> None:
 
 
 def _check_fit(work: Work) -> None:
-    """The model takes the data's images and gives a value a class.
+    """The model takes the data's images and gives a value a class; or takes tokens and gives a value a word for each.
 
     Raises:
         RecipeError: it does not; whatever a model of the user's own raises is told in a line.
     """
+    inputs = work.calibration[0][:2]
+    outputs = _outputs(work, inputs)
+    if work.data.is_text:
+        wanted: tuple[int, ...] = (*inputs.shape, len(work.data.train_text.vocabulary))
+        if tuple(outputs.shape) != wanted:
+            raise RecipeError(
+                f"the model gives outputs of shape {tuple(outputs.shape)} for windows of {inputs.shape[1]} tokens of "
+                f"{work.data.name!r}, not {wanted}, a logit a word: take a language model, such as lstm or decoder, "
+                f"and leave vocab_size to the data set"
+            )
+        return
     data = work.data.train
-    images = work.calibration[0][:2]
-    model = work.model
+    if tuple(outputs.shape) != (len(inputs), data.num_classes):
+        raise RecipeError(
+            f"the model gives outputs of shape {tuple(outputs.shape)} for {len(inputs)} images of {data.name!r}, which "
+            f"has {data.num_classes} classes: leave model.num_classes to the data set"
+        )
+
+
+def _outputs(work: Work, inputs: Tensor) -> Tensor:
+    """What the model gives for a few inputs."""
+    model, what = work.model, "windows" if work.data.is_text else "images"
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad(), in_mode(model, training=False):
-            outputs = model(images.to(device))
+            outputs = model(inputs.to(device))
     except PennyweightError:
         raise
     except Exception as error:
-        raise RecipeError(f"images of data set {data.name!r} do not fit: {refusal(model, images, error)}") from error
+        raise RecipeError(
+            f"{what} of data set {work.data.name!r} do not fit: {refusal(model, inputs, error)}"
+        ) from error
     if not isinstance(outputs, Tensor):
         raise RecipeError(
-            f"the model returns a {type(outputs).__name__}: recipes train and measure classifiers of images, whose "
-            f"forward returns the tensor of logits alone"
+            f"the model returns a {type(outputs).__name__}: recipes train and measure classifiers of images and "
+            f"language models, whose forward returns the tensor of logits alone"
         )
-    if tuple(outputs.shape) != (len(images), data.num_classes):
-        raise RecipeError(
-            f"the model gives outputs of shape {tuple(outputs.shape)} for {len(images)} images of {data.name!r}, which "
-            f"has {data.num_classes} classes: leave model.num_classes to the data set"
-        )
+    return outputs

@@ -1,11 +1,12 @@
 """A recipe in which nothing is left to a default, and how it is written as YAML. Torch is needed from here on."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from pennyweight.data import ImageDataset, dataset_options
+from pennyweight.data import dataset_options
 from pennyweight.recipes.convert import Place, guarded, is_writable
 from pennyweight.recipes.schema import ModelSpec, Recipe, builder_of, parse_recipe, to_document_value
 from pennyweight.recipes.work import Data
@@ -21,10 +22,10 @@ def resolve(document: Document) -> Recipe:
     recipe = parse_recipe(document)
     place = Place(document)
     source = guarded(lambda: _with_defaults(recipe.data), place / "data")
-    data = guarded(lambda: source.train, place / "data")
+    sizes = guarded(lambda: _sizes(source), place / "data")
 
     def fill(model: ModelSpec) -> ModelSpec:
-        return _filled(model, data, place / "model")
+        return _filled(model, sizes, place / "model")
 
     arms = tuple(dataclasses.replace(arm, model=fill(arm.model)) for arm in recipe.arms)
     return dataclasses.replace(recipe, data=source, model=fill(recipe.model), arms=arms)
@@ -35,9 +36,15 @@ def _with_defaults(data: Data) -> Data:
     return dataclasses.replace(data, options=tuple(options.items()))
 
 
-def _filled(model: ModelSpec, data: ImageDataset, place: Place) -> ModelSpec:
+def _sizes(data: Data) -> dict[str, Any]:
+    """What the data set decides of a model that takes it."""
+    if data.is_text:
+        return {"vocab_size": len(data.train_text.vocabulary), "max_length": data.context}
+    return {"input_shape": data.train.shape, "num_classes": data.train.num_classes}
+
+
+def _filled(model: ModelSpec, from_data: Mapping[str, Any], place: Place) -> ModelSpec:
     """The data set decides sizes, the recipe's seed the weights; the rest are the model's defaults."""
-    from_data = {"input_shape": data.shape, "num_classes": data.num_classes}
     options = builder_of(model.name, place).options
     defaults = {
         name: option.default for name, option in options.items() if name != "seed" and is_writable(option.default)

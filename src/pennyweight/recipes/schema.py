@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pennyweight.data import dataset_option_types
+from pennyweight.data.catalogue import is_text
 from pennyweight.errors import RecipeError, did_you_mean
 from pennyweight.models import holds_weights, located_model, model_builder
 from pennyweight.models.builder import Builder
 from pennyweight.recipes.convert import Place, as_mapping, build, convert, guarded, show, to_plain
 from pennyweight.recipes.stages import STAGES, Stage
-from pennyweight.recipes.work import Data
+from pennyweight.recipes.work import CONTEXT, Data
 from pennyweight.recipes.yaml_reader import Document
 
 MAX_SEED = (1 << 53) - 1
@@ -187,7 +188,8 @@ def to_document_value(recipe: Recipe) -> dict[str, Any]:
 
 def data_to_plain(data: Data) -> dict[str, Any]:
     """The data set as a recipe writes it: the options beside the name."""
-    return {"name": data.name, "root": data.root, **to_plain(dict(data.options))}
+    context = {"context": data.context} if data.is_text else {}
+    return {"name": data.name, "root": data.root, **context, **to_plain(dict(data.options))}
 
 
 def _arm_to_plain(arm: Arm, base: ModelSpec) -> Any:
@@ -216,10 +218,16 @@ def _data(value: Any, place: Place) -> Data:
     options = dict(as_mapping(value, place))
     name, root = _name_of("data set", options, place), options.pop("root", None)
     known = guarded(lambda: dataset_option_types(name), place)
+    context = CONTEXT
+    if is_text(name):
+        context = convert(options.pop("context", CONTEXT), int, place / "context")
+        if context < 1:
+            raise (place / "context").error(f"is {context}, a window has at least one token")
     for key in options:
         if key not in known:
-            raise place.unknown(key, [*known, "name", "root"])
+            raise place.unknown(key, [*known, "name", "root", *(("context",) if is_text(name) else ())])
     return Data(
+        context=context,
         name=name,
         root=convert(root, str | None, place / "root"),
         options=tuple((key, convert(item, known[key], place / key)) for key, item in options.items()),

@@ -102,6 +102,7 @@ def _arm(
     notes += benchmark["warnings"] if benchmark else []
     notes += [_onnx_note(stage["record"]["onnx"]) for stage in first if "onnx" in stage["record"]]
     notes += [_synthesis_note(stage["record"]["synthesized"]) for stage in first if "synthesized" in stage["record"]]
+    notes += _perplexity_notes(by_seed)
     missing = [str(seed) for seed, stages in by_seed.items() if not _accuracies(stages)]
     if missing and not error:
         notes.append(f"no accuracy for seed {', '.join(missing)}: no stage measured it")
@@ -193,6 +194,23 @@ def _accuracy(by_seed: Mapping[int, Stages]) -> Accuracy | None:
         per_seed=tuple(values),
         interval="95 % t interval over seeds",
     )
+
+
+def _perplexity_notes(by_seed: Mapping[int, Stages]) -> list[str]:
+    """Of a language model: its perplexity, beside the share of next tokens it guesses."""
+    last = [accuracies[-1] for stages in by_seed.values() if (accuracies := _accuracies(stages))]
+    found = [one for one in last if "perplexity" in one]
+    if not found:
+        return []
+    value, low, high = (found[0][key] for key in ("perplexity", "perplexity_low", "perplexity_high"))
+    kind = "over stretches of the test text"
+    if len(found) > 1:
+        interval = interval_mean([math.log(one["perplexity"]) for one in found])
+        value, low, high = (math.exp(min(end, 709.0)) for end in (interval.value, interval.low, interval.high))
+        kind = f"t interval over {len(found)} seeds, of its logarithm"
+    return [
+        f"perplexity {value:.2f} [{low:.2f}, {high:.2f}], 95 %, {kind}; accuracy is the share of next tokens guessed"
+    ]
 
 
 def _correct(folder: Path, by_seed: Mapping[int, Stages]) -> dict[int, NDArray[np.bool_]]:

@@ -12,13 +12,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pennyweight.data import ImageDataset, batch_at, load_dataset
+from pennyweight.data import ImageDataset, TextDataset, batch_at, load_dataset
+from pennyweight.data.catalogue import is_text
+from pennyweight.data.windows import calibration_windows
 from pennyweight.errors import DataError, PennyweightError, RecipeError
 
 Record = dict[str, Any]
 """What a stage found: plain JSON values."""
 
 CALIBRATION_BATCH = 128
+CALIBRATION_WINDOWS = 512
+CONTEXT = 35
 IMAGES = "images.safetensors"
 """File of synthesized images and the labels the net gives them."""
 
@@ -35,36 +39,61 @@ class Data:
         name: as `load_dataset` knows it.
         root: folder of the data sets, or None for the usual places.
         options: of the loader.
+        context: of a text, tokens a window: language models are trained on windows, and read the test text by them.
     """
 
     name: str
     root: str | None
     options: tuple[tuple[str, Any], ...] = ()
+    context: int = CONTEXT
+
+    @property
+    def is_text(self) -> bool:
+        """A text, for language models; otherwise images, for classifiers."""
+        return is_text(self.name)
 
     @cached_property
     def train(self) -> ImageDataset:
-        """The training split."""
-        return self._load("train")
+        """The training split of images."""
+        return self._images("train")
 
     @cached_property
     def test(self) -> ImageDataset:
-        """The test split."""
-        return self._load("test")
+        """The test split of images."""
+        return self._images("test")
+
+    @cached_property
+    def train_text(self) -> TextDataset:
+        """The training split of a text."""
+        return self._text("train")
+
+    @cached_property
+    def test_text(self) -> TextDataset:
+        """The test split of a text."""
+        return self._text("test")
 
     @cached_property
     def digest(self) -> str:
-        """Of all images and labels, so that a data set changed on disk is another one."""
+        """Of all images and labels, or tokens, so that a data set changed on disk is another one."""
         digest = hashlib.blake2b(digest_size=16)
-        for part in (self.train, self.test):
-            for tensor in (part.images, part.labels):
-                digest.update(f"{tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
+        if self.is_text:
+            tensors = [self.train_text.tokens, self.test_text.tokens]
+        else:
+            tensors = [tensor for part in (self.train, self.test) for tensor in (part.images, part.labels)]
+        for tensor in tensors:
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def _load(self, split: str) -> ImageDataset:
+    def _images(self, split: str) -> ImageDataset:
         loaded = load_dataset(self.name, split, self.root, **dict(self.options))
         if not isinstance(loaded, ImageDataset):
-            raise DataError(f"data set {self.name!r} is a text: recipes train and measure classifiers of images")
+            raise DataError(f"data set {self.name!r} is a text, and this is for classifiers of images")
+        return loaded
+
+    def _text(self, split: str) -> TextDataset:
+        loaded = load_dataset(self.name, split, self.root, **dict(self.options))
+        assert isinstance(loaded, TextDataset), self.name
         return loaded
 
 
@@ -151,8 +180,11 @@ class Work:
         return self.make_reference().eval()
 
     @property
-    def calibration(self) -> CalibrationBatches:
-        """Batches for methods that need data."""
+    def calibration(self) -> Sequence[Tensor]:
+        """Batches for methods that need data; of a text, windows at even distances."""
+        if self.data.is_text:
+            count = min(self.calibration_limit or CALIBRATION_WINDOWS, CALIBRATION_WINDOWS)
+            return calibration_windows(self.data.train_text, count=count, context=self.data.context)
         return CalibrationBatches(self.train, self.seed, self.calibration_limit)
 
     @cached_property

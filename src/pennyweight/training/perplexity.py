@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Perplexity:
         interval: of the value at 95 % confidence, for texts like this one.
         n: predicted tokens.
         blocks: stretches of text the interval is computed from.
+        correct: (n,) bool on the CPU: which of them had the highest logit.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Perplexity:
     interval: Interval
     n: int
     blocks: int
+    correct: Tensor = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def perplexity(
     if isinstance(model, nn.Module):
         device = next((parameter.device for parameter in model.parameters()), flat.device)
         with in_mode(model, training=False):
-            sums = _losses(model, windows, batch_size, device)
+            sums, correct = _losses(model, windows, batch_size, device)
     else:
-        sums = _losses(model, windows, batch_size, flat.device)
-    return _result(sums, torch.tensor([window.scored for window in windows], dtype=torch.float64))
+        sums, correct = _losses(model, windows, batch_size, flat.device)
+    return _result(sums, correct, torch.tensor([window.scored for window in windows], dtype=torch.float64))
 
 
 def _windows(text: Tensor, context: int, stride: int) -> Iterator[_Window]:
@@ -102,9 +104,12 @@ def _windows(text: Tensor, context: int, stride: int) -> Iterator[_Window]:
 
 
 @torch.no_grad()
-def _losses(model: Callable[[Tensor], Any], windows: list[_Window], batch_size: int, device: torch.device) -> Tensor:
-    """The sum of the scored tokens' losses for each window, float64."""
+def _losses(
+    model: Callable[[Tensor], Any], windows: list[_Window], batch_size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The sum of the scored tokens' losses for each window, float64, and which of them were the likeliest."""
     sums: list[float] = []
+    correct: list[Tensor] = []
     start = 0
     while start < len(windows):
         length = len(windows[start].inputs)
@@ -119,11 +124,13 @@ def _losses(model: Callable[[Tensor], Any], windows: list[_Window], batch_size: 
         if losses.isnan().any():
             raise NumericsError(f"the model's output for window {start} is NaN: look for NaN in its weights")
         sums += [float(row[-window.scored :].double().sum()) for row, window in zip(losses, together, strict=True)]
+        right = logits.argmax(-1) == targets
+        correct += [row[-window.scored :] for row, window in zip(right, together, strict=True)]
         start = stop
-    return torch.tensor(sums, dtype=torch.float64)
+    return torch.tensor(sums, dtype=torch.float64), torch.cat(correct).cpu()
 
 
-def _result(sums: Tensor, counts: Tensor) -> Perplexity:
+def _result(sums: Tensor, correct: Tensor, counts: Tensor) -> Perplexity:
     """Mean and interval of a ratio of sums over blocks of neighbouring windows."""
     blocks = min(_MOST_BLOCKS, len(sums))
     edges = torch.linspace(0, len(sums), blocks + 1).round().long().diff().tolist()
@@ -140,7 +147,12 @@ def _result(sums: Tensor, counts: Tensor) -> Perplexity:
         half = float(stats.t.ppf(0.975, blocks - 1)) * error
     low, high = math.exp(loss - half), _exp(loss + half)
     return Perplexity(
-        value=_exp(loss), loss=loss, interval=Interval(_exp(loss), low, high, 0.95, blocks), n=n, blocks=blocks
+        value=_exp(loss),
+        loss=loss,
+        interval=Interval(_exp(loss), low, high, 0.95, blocks),
+        n=n,
+        blocks=blocks,
+        correct=correct,
     )
 
 

@@ -13,7 +13,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
         load_dataset("cifar-10")
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "ptb"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "ptb", "svhn"])
 def test_missing_folder_names_both_roots(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PENNYWEIGHT_DATA", "elsewhere")

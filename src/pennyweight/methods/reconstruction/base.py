@@ -82,6 +82,10 @@ class LayerwiseQuantization(Method):
     targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
     touches: ClassVar[frozenset[str]] = frozenset({"gemm.weight.quantize", "gemm.input.quantize"})
 
+    def takes_gates(self) -> bool:
+        """A unit is fitted to one input and one output a sample."""
+        return False
+
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()

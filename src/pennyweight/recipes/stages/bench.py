@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from torch import nn
 
 from pennyweight.artifact import Artifact, load
 from pennyweight.bench.backends import OnnxRuntimeBackend
 from pennyweight.bench.model import Candidate, benchmark
 from pennyweight.errors import ArtifactError, RecipeError
 from pennyweight.mlperf.settings import SCENARIOS, Scenario, loadgen
-from pennyweight.recipes.stages.accuracy import keep_correct
+from pennyweight.recipes.stages.accuracy import keep_correct, measure_accuracy
 from pennyweight.recipes.stages.base import Stage
 from pennyweight.recipes.stages.export import ONNX
 from pennyweight.recipes.work import Record, Work
@@ -62,6 +63,11 @@ class BenchStage(Stage):
 
     def run(self, work: Work) -> Record:
         """Measure."""
+        if work.data.is_text:
+            candidate = self._candidate(work)
+            model = candidate.model() if isinstance(candidate, Artifact) else candidate
+            assert isinstance(model, nn.Module)
+            return {"runtime": self.runtime, "accuracy": measure_accuracy(model, work)}
         result = benchmark(
             self._candidate(work),
             work.data.test,
@@ -94,7 +100,14 @@ class BenchStage(Stage):
         return work.model if work.artifact is None else _loaded(work.artifact)
 
     def rehearse(self, work: Work) -> None:
-        """LoadGen must be installed, and an .onnx file be there where it is asked for."""
+        """LoadGen must be installed, and an .onnx file be there where it is asked for; texts need neither."""
+        if work.data.is_text:
+            if self.scenarios or self.runtime != "packed":
+                raise RecipeError(
+                    f"LoadGen and ONNX Runtime are driven with images, and {work.data.name!r} is a text: write "
+                    f"bench: {{scenarios: []}} to measure perplexity alone"
+                )
+            return
         loadgen()
         if self.runtime == "onnx" and not work.onnx:
             raise RecipeError(

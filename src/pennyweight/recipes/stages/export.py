@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from pennyweight.artifact import Artifact, export
 from pennyweight.artifact.onnx import Deploy, export_onnx, open_session, run
 from pennyweight.data import eval_batches
+from pennyweight.data.windows import calibration_windows
 from pennyweight.errors import RecipeError
 from pennyweight.recipes.convert import to_plain
 from pennyweight.recipes.stages.accuracy import measure_accuracy
@@ -41,11 +43,17 @@ class ExportStage(Stage):
 
     def run(self, work: Work) -> Record:
         """Export, and measure the artifact as it runs."""
-        sample = next(iter(eval_batches(work.data.test, self.check_samples)))
         metadata = {"data": work.data.name, "seed": work.seed}
-        artifact = export(work.model, work.folder / ARTIFACT, example_input=sample.inputs, metadata=metadata)
+        artifact = export(work.model, work.folder / ARTIFACT, example_input=self._sample(work), metadata=metadata)
         record = {**describe(artifact), "accuracy": measure_accuracy(artifact.model(), work)}
         return record if self.onnx is None else record | {"onnx": self._write_onnx(work)}
+
+    def _sample(self, work: Work) -> Tensor:
+        """Test inputs on which artifact and model must agree."""
+        if work.data.is_text:
+            windows = {"count": self.check_samples, "context": work.data.context, "batch_size": self.check_samples}
+            return calibration_windows(work.data.test_text, **windows)[0]
+        return next(iter(eval_batches(work.data.test, self.check_samples))).inputs
 
     def _write_onnx(self, work: Work) -> Record:
         """The .onnx file; ranges, where it needs some, are taken from training images."""
@@ -65,6 +73,11 @@ class ExportStage(Stage):
 
     def rehearse(self, work: Work) -> None:
         """Export the untrained model and throw the files away."""
+        if work.data.is_text and self.onnx is not None:
+            raise RecipeError(
+                f"onnx is {self.onnx}: files for ONNX Runtime are written for nets of images, and {work.data.name!r} "
+                f"is a text: leave onnx out"
+            )
         work.onnx = self.onnx is not None
         with tempfile.TemporaryDirectory() as folder:
             export(work.model, Path(folder) / ARTIFACT, example_input=work.calibration[0])

@@ -12,12 +12,15 @@ from pennyweight.recipes.stages.accuracy import measure_accuracy
 from pennyweight.recipes.stages.base import Stage
 from pennyweight.recipes.work import Interrupted, Record, Work
 from pennyweight.training import Distillation, Regime, train
+from pennyweight.training.language import next_token_loss, text_source
 from pennyweight.training.loop import Precision
+from pennyweight.training.objective import Objective
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 CURVE_POINTS = 200
 DISTILLATION = "distillation"
+NEXT_TOKEN = "next_token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class TrainStage(Stage):
 
     Args:
         regime: what holds at each step.
-        objective: name of the loss, or "distillation" to learn the float model's answers in the place of labels.
+        objective: name of the loss; "distillation" to learn the float model's answers in the place of labels;
+            "next_token", of language models, the one for texts.
         temperature: of distillation.
         augment: random changes of the images; None makes none.
         precision: of matrix products.
@@ -49,7 +53,7 @@ class TrainStage(Stage):
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.objective != DISTILLATION:
+        if self.objective not in (DISTILLATION, NEXT_TOKEN):
             objective_named(self.objective)
         if not self.temperature > 0:
             raise RecipeError(f"temperature is {self.temperature}, must be above 0")
@@ -87,15 +91,12 @@ class TrainStage(Stage):
 
     def run(self, work: Work) -> Record:
         """Train from the checkpoint or from step 0, then measure on the test split."""
-        distilling = self.objective == DISTILLATION
         result = train(
             work.model,
-            work.train,
+            text_source(work.data.train_text, work.data.context) if work.data.is_text else work.train,
             self.regime,
             seed=work.seed,
-            objective=Distillation(teacher=work.reference, temperature=self.temperature)
-            if distilling
-            else self.objective,
+            objective=self._objective(work),
             augment=self.augment,
             precision=self.precision,
             compile=self.compile,
@@ -112,11 +113,25 @@ class TrainStage(Stage):
             "seconds": result.seconds,
             "final_loss": result.final_loss,
             "curve": _curve(result.history),
-            "accuracy": measure_accuracy(work.model, work, objective="cross_entropy" if distilling else self.objective),
+            "accuracy": measure_accuracy(
+                work.model, work, objective="cross_entropy" if self.objective == DISTILLATION else self.objective
+            ),
         }
 
+    def _objective(self, work: Work) -> str | Objective:
+        if self.objective == DISTILLATION:
+            return Distillation(teacher=work.reference, temperature=self.temperature)
+        return next_token_loss if self.objective == NEXT_TOKEN else self.objective
+
     def rehearse(self, work: Work) -> None:
-        """Distillation needs a float model that has learnt something; a step needs that many samples."""
+        """Distillation needs a float model that has learnt something; a step needs that many samples; texts a loss."""
+        if work.data.is_text:
+            self._rehearse_text(work)
+            return
+        if self.objective == NEXT_TOKEN:
+            raise RecipeError(
+                f"objective is next_token, of language models, and {work.data.name!r} holds images: take cross_entropy"
+            )
         if work.images is None and self.regime.batch_size > len(work.data.train):
             raise RecipeError(
                 f"batch_size is {self.regime.batch_size}, and {work.data.name!r} has {len(work.data.train)} samples to "
@@ -124,6 +139,19 @@ class TrainStage(Stage):
             )
         if self.objective == DISTILLATION:
             _ = work.reference
+
+    def _rehearse_text(self, work: Work) -> None:
+        if self.objective != NEXT_TOKEN:
+            raise RecipeError(
+                f"objective is {self.objective}, and {work.data.name!r} is a text: language models are trained with "
+                f"objective: next_token"
+            )
+        changed = {"augment": self.augment, "image_size": self.regime.image_size}
+        if given := [name for name, value in changed.items() if value is not None]:
+            raise RecipeError(f"{given[0]} is for images, and {work.data.name!r} is a text: leave it out")
+        if self.regime.duplicates != 1:
+            raise RecipeError(f"duplicates is for augmented images, and {work.data.name!r} is a text: leave it out")
+        text_source(work.data.train_text, work.data.context)  # the text must be long enough
 
 
 def _curve(history: tuple[float, ...]) -> list[list[float]]:
