@@ -10,12 +10,28 @@ the same images in the same order. Arms are compared seed by seed. Fixed before 
 - Stochastic rounding matters: the same for rounding to nearest against stochastic rounding.
 
 On digits nothing separates rounding from rounding: all arms reach 98 to 99 %. `--data cifar10` asks the same of a net
-of eight convolutions on CIFAR-10 for 500 steps, with the same margins and 3 seeds or more.
+of eight convolutions on CIFAR-10 for 500 steps, with the same margins and 3 seeds or more; seeds scatter by 3 points
+there.
+
+`--data mnist` asks again where seeds scatter little: four convolutions on MNIST, 10,000 test images. The net was
+chosen on 10,000 held-out training images, one seed, 400 steps: float 96.7; 4-bit gradients in two stochastic copies
+96.2, one 91.8, two nearest 95.9, one nearest 90.0; all at 8 bits 96.0, with ranges of the batch instead of the
+samples' mean 96.4, which is why the latter is what the first claim is asked of. Fixed before the runs on the test
+images:
+
+- `--part equivalence --seeds 4`, 800 steps: `w8a8g8-batchrange` is within 0.5 points of float: the interval of the
+  paired difference lies above -0.5; "partly" if only its mean does. `w8a8g8`, the method's own ranges, is reported.
+- `--part gradients --bits 4 5 6 --seeds 3`, 300 steps: at each width, two stochastic copies are above one
+  (bifurcation matters), and above two rounded to nearest (stochastic rounding matters), by 0.3 points or more in the
+  mean with an interval above 0. What each is worth where the other is missing is reported.
+- `--part norm --seeds 3`, 300 steps, only the normalization quantized to 8, 6, 5 and 4 bits, its gradient to 8: Range
+  BN tolerates few bits better than batch norm: above it at 4 bits, with an interval above 0; equal to float batch
+  norm: within 0.5 points at 8 bits, as above.
 
 Everything else is a table without a verdict: the sweep of one tensor at a time over 8, 6, 5, 4, 3 and 2 bits.
 
-    python benchmarks/int8_training.py [--quick] [--save] [--seeds 5] [--part method|gradients|sweep]
-                                       [--data digits|cifar10] [--bits 4 5 6 8]
+    python benchmarks/int8_training.py [--quick] [--save] [--seeds 5] [--part method|equivalence|gradients|norm|sweep]
+                                       [--data digits|mnist|cifar10] [--bits 4 5 6 8]
 
 Resumable: finished cells lie in runs/cells/int8_training.jsonl; BUDGET_HOURS limits a call. Costs on one core of a
 2-core Xeon are printed with each cell.
@@ -41,12 +57,15 @@ T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # for 
 
 SETTINGS = {  # channels of the images, (width, stride) of each convolution, optimiser steps
     "digits": (1, ((16, 1), (32, 2), (32, 1)), 300),
+    "mnist": (1, ((8, 2), (16, 2), (16, 1), (16, 1)), 300),
     "cifar10": (3, ((16, 2), *((16, 1),) * 3, (32, 2), *((32, 1),) * 3), 500),
 }
+EQUIVALENCE_STEPS = 800
+NORM_BITS = (8, 6, 5, 4)
 
 
 def net(seed: int, data: str) -> nn.Module:
-    """Convolutions with batch norm and a linear head: three for digits, eight for CIFAR-10."""
+    """Convolutions with batch norm and a linear head: three for digits, four for MNIST, eight for CIFAR-10."""
     torch.manual_seed(seed)
     previous, shape, _ = SETTINGS[data]
     layers: list[nn.Module] = []
@@ -66,6 +85,8 @@ def arms(part: str, gradient_bits: Sequence[int] = GRADIENT_BITS) -> dict[str, d
     found: dict[str, dict[str, Any] | None] = {"float": None}
     if part in ("method", "all"):
         found |= {"w8a8g8": {}, "w8a8g8-batchnorm8": {"norm": "batch"}, "w8a8g8-floatnorm": {"norm": "keep"}}
+    if part == "equivalence":
+        found |= {"w8a8g8": {}, "w8a8g8-batchrange": {"input_range": "batch"}}
     if part in ("gradients", "all"):
         for bits in gradient_bits:
             base = {"gradients": f"int{bits}", "norm": "keep"}
@@ -73,14 +94,16 @@ def arms(part: str, gradient_bits: Sequence[int] = GRADIENT_BITS) -> dict[str, d
             found[f"g{bits}-one-stochastic"] = base | {"bifurcate": False}
             found[f"g{bits}-two-nearest"] = base | {"grad_rounding": "nearest_even"}
             found[f"g{bits}-one-nearest"] = base | {"bifurcate": False, "grad_rounding": "nearest_even"}
+    if part in ("norm", "sweep", "all"):
+        for bits in NORM_BITS if part == "norm" else SWEEP_BITS:
+            found[f"norm-range{bits}"] = off | {"norm": "range", "norm_bits": bits, "norm_gradient_bits": 8}
+            found[f"norm-batch{bits}"] = off | {"norm": "batch", "norm_bits": bits, "norm_gradient_bits": 8}
     if part in ("sweep", "all"):
         for bits in SWEEP_BITS:
             found[f"W{bits}"] = off | {"weights": f"int{bits}"}
             found[f"A{bits}"] = off | {"activations": f"uint{bits}"}
             found[f"dX{bits}"] = off | {"gradients": f"int{bits}"}
             found[f"dW{bits}"] = off | {"update_gradients": f"int{bits}"}
-            found[f"norm-range{bits}"] = off | {"norm": "range", "norm_bits": bits, "norm_gradient_bits": 8}
-            found[f"norm-batch{bits}"] = off | {"norm": "batch", "norm_bits": bits, "norm_gradient_bits": 8}
             found[f"master{bits}"] = off | {"weights": "int8", "master": f"int{bits}"}
         found |= {f"master{bits}": off | {"weights": "int8", "master": f"int{bits}"} for bits in (16, 12, 10)}
     return found
@@ -117,20 +140,37 @@ def compared(found: Mapping[str, Sequence[float]], arm: str, peer: str) -> dict[
     return {"arm": arm, "peer": peer, "accuracy": accuracy, "points": mean, "low": low, "high": high, "n": count}
 
 
-def judge(rows: Sequence[Mapping[str, Any]]) -> None:
+def judge(rows: Sequence[Mapping[str, Any]], data: str) -> None:
     """Print the claims' verdicts."""
     by_name = {(row["arm"], row["peer"]): row for row in rows}
-    method = by_name.get(("w8a8g8", "float"))
-    if method:
-        verdict = "holds" if method["low"] > -0.5 else "not shown"
-        print(f"CLAIM 8-bit training is within 0.5 points of float: {verdict}")
-        print(headline("int8_training_points", method["points"], "points", method["n"], 0.0, "float32"))
+    candidate = ("w8a8g8" if data != "mnist" else "w8a8g8-batchrange", "float")
+    if candidate in by_name:
+        row = by_name[candidate]
+        print(f"CLAIM 8-bit training is within 0.5 points of float: {within_half_a_point(row)}")
+        name = "int8_training_points" if data == "digits" else f"int8_training_{data}_points"
+        print(headline(name, row["points"], "points", row["n"], 0.0, "float32"))
+    judge_gradients(by_name, 0.3 if data == "mnist" else 1.0)
+    if ("norm-range8", "float") in by_name:
+        print(f"CLAIM Range BN of 8 bits equals batch norm: {within_half_a_point(by_name['norm-range8', 'float'])}")
+    pair = by_name.get(("norm-range4", "norm-batch4"))
+    if pair:
+        verdict = "holds" if pair["low"] > 0 else "not shown"
+        print(f"CLAIM Range BN tolerates 4-bit normalization better than batch norm: {verdict}")
+
+
+def judge_gradients(by_name: Mapping[tuple[str, str], Mapping[str, Any]], margin: float) -> None:
+    """What two copies and stochastic rounding are worth, at each width."""
     for name, worse in (("bifurcation", "one-stochastic"), ("stochastic rounding", "two-nearest")):
-        pairs = [by_name.get((f"g{bits}-two-stochastic", f"g{bits}-{worse}")) for bits in (6, 5, 4)]
-        shown = [row for row in pairs if row is not None]
-        if shown:
-            verdict = "holds" if any(row["points"] >= 1 and row["low"] > 0 for row in shown) else "not shown"
-            print(f"CLAIM {name} matters at 4 to 6 gradient bits: {verdict}")
+        for bits in (6, 5, 4):
+            row = by_name.get((f"g{bits}-two-stochastic", f"g{bits}-{worse}"))
+            if row is not None:
+                verdict = "holds" if row["points"] >= margin and row["low"] > 0 else "not shown"
+                print(f"CLAIM {name} matters at {bits} gradient bits: {verdict}")
+
+
+def within_half_a_point(row: Mapping[str, Any]) -> str:
+    """Verdict of equivalence, by the interval, or partly by the mean alone."""
+    return "holds" if row["low"] > -0.5 else "partly" if row["points"] > -0.5 else "not shown"
 
 
 def main() -> None:
@@ -139,13 +179,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 seeds of 30 steps, three arms")
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--data", choices=tuple(SETTINGS), default="digits", help="cifar10 is below PENNYWEIGHT_DATA")
+    parser.add_argument(
+        "--data", choices=tuple(SETTINGS), default="digits", help="all but digits are below PENNYWEIGHT_DATA"
+    )
     parser.add_argument("--bits", type=int, nargs="*", default=GRADIENT_BITS, help="of the part gradients")
-    parser.add_argument("--part", choices=("method", "gradients", "sweep", "all"), default="all")
+    parser.add_argument("--part", choices=("method", "equivalence", "gradients", "norm", "sweep", "all"), default="all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen = arms("method" if options.quick else options.part, options.bits)
-    seeds, steps = (2, 30) if options.quick else (options.seeds, SETTINGS[options.data][2])
+    full = EQUIVALENCE_STEPS if options.part == "equivalence" else SETTINGS[options.data][2]
+    seeds, steps = (2, 30) if options.quick else (options.seeds, full)
     data, on_digits = options.data, options.data == "digits"
     where = {} if on_digits else {"data": data}
     cells, found = Cells("int8_training", options.quick), {name: [] for name in chosen}  # type: dict[str, list[float]]
@@ -164,15 +207,17 @@ def main() -> None:
     for bits in GRADIENT_BITS:
         two = f"g{bits}-two-stochastic"
         pairs = [(two, f"g{bits}-{peer}") for peer in ("one-stochastic", "two-nearest", "one-nearest")]
-        # Not fixed beforehand: what each of the two is worth where the other is missing.
         pairs += [(f"g{bits}-{arm}", f"g{bits}-one-nearest") for arm in ("two-nearest", "one-stochastic")]
+        # Not fixed beforehand on digits and CIFAR-10: what each of the two is worth where the other is missing.
         rows += [compared(found, arm, peer) for arm, peer in pairs if arm in found and peer in found]
+    pairs = [(f"norm-range{bits}", f"norm-batch{bits}") for bits in SWEEP_BITS]
+    rows += [compared(found, arm, peer) for arm, peer in pairs if arm in found and peer in found]
     for row in rows:
         print(
             f"{row['arm']:>20} against {row['peer']:<18} {row['accuracy']:6.2f} %  {row['points']:+.2f} points "
             f"[{row['low']:+.2f}, {row['high']:+.2f}], {row['n']} seeds"
         )
-    judge(rows)
+    judge(rows, data)
     if options.save:
         print(save_rows(f"int8_training_{options.part}_{data}", rows))
 
