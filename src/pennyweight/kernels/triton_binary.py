@@ -3,7 +3,10 @@
 Both give the integers of the CPU's kernels bit for bit. Tested through Triton's interpreter on a CPU; unproven on a
 card as of this version. Tensor cores multiply single bits too (mma.m16n8k256 with xor and popc), but Triton has no such
 product: that path is an experiment, `benchmarks/gpu/binary_tensor_cores.py`, and no operator's.
+
+Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
 import os
 from types import SimpleNamespace
@@ -29,8 +32,8 @@ _BLOCK_M, _BLOCK_N, _BLOCK_WORDS = 64, 64, 2
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter knows no instructions of the card
 
 
-@jit  # type: ignore[untyped-decorator]
-def _popcount(x: Any, native: tl.constexpr) -> Any:
+@jit
+def _popcount(x, native: tl.constexpr):
     """Bits set in each int32: the card's instruction, or sums of neighbouring bits."""
     if native:
         return tl.inline_asm_elementwise("popc.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=True, pack=1)
@@ -40,11 +43,11 @@ def _popcount(x: Any, native: tl.constexpr) -> Any:
     return ((x * 0x01010101) >> 24) & 0xFF
 
 
-@jit  # type: ignore[untyped-decorator]
+@jit
 def _binary_matmul(
-    a: Any, b: Any, out: Any, m: Any, n: Any, k: Any, words: Any,
+    a, b, out, m, n, k, words,
     block_m: tl.constexpr, block_n: tl.constexpr, native: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One tile of out[m, n] = k - 2 popcount(a ^ b); operands are int32 words, (words, m) and (words, n)."""
     rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
     columns = tl.program_id(1) * block_n + tl.arange(0, block_n)
@@ -75,11 +78,11 @@ def binary_matmul(a_words: Tensor, b_words: Tensor, k: int) -> Tensor:
     return out
 
 
-@jit  # type: ignore[untyped-decorator]
+@jit
 def _int8_binary_matmul(
-    x: Any, w: Any, out: Any, m: Any, n: Any, k: Any, words: Any,
+    x, w, out, m, n, k, words,
     block_m: tl.constexpr, block_n: tl.constexpr, block_words: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One tile of out[m, n] = x[m, k] . sign(w[n, k]): words of signs become int8 on the way to the tensor cores."""
     rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
     columns = tl.program_id(1) * block_n + tl.arange(0, block_n)

@@ -6,7 +6,10 @@ interpreter, a sum rounded to nearest is moved back by what Knuth's error-free s
 compared with the exact one in float64. Order of k: chunk by chunk, as everywhere.
 
 Tested through the interpreter on a CPU; unproven on a card as of this version.
+
+Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
 import os
 from types import SimpleNamespace
@@ -31,15 +34,15 @@ AVAILABLE = triton is not None
 _BLOCK_M, _BLOCK_N = 32, 64
 
 
-@jit  # type: ignore[untyped-decorator]
-def _one_less(value: Any, moves: Any) -> Any:
+@jit
+def _one_less(value, moves):
     """The neighbour of smaller magnitude where asked."""
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(moves, bits - 1, bits).to(tl.float32, bitcast=True)
 
 
-@jit  # type: ignore[untyped-decorator]
-def _add(a: Any, b: Any, ptx: tl.constexpr) -> Any:
+@jit
+def _add(a, b, ptx: tl.constexpr):
     """a + b cut to float32 towards zero."""
     if ptx:
         return tl.inline_asm_elementwise(
@@ -51,8 +54,8 @@ def _add(a: Any, b: Any, ptx: tl.constexpr) -> Any:
     return _one_less(total, (error != 0) & ((error < 0) == (total > 0)))
 
 
-@jit  # type: ignore[untyped-decorator]
-def _multiply(a: Any, b: Any, ptx: tl.constexpr) -> Any:
+@jit
+def _multiply(a, b, ptx: tl.constexpr):
     """a * b cut to float32 towards zero."""
     if ptx:
         return tl.inline_asm_elementwise(
@@ -63,8 +66,8 @@ def _multiply(a: Any, b: Any, ptx: tl.constexpr) -> Any:
     return _one_less(product, tl.abs(product.to(tl.float64)) > tl.abs(exact))
 
 
-@jit  # type: ignore[untyped-decorator]
-def _cut(value: Any, mask: Any, smallest: Any, largest: Any) -> Any:
+@jit
+def _cut(value, mask, smallest, largest):
     """To the format: mantissa by a mask, the ends by comparing bits, which order like magnitudes."""
     bits = value.to(tl.int32, bitcast=True)
     magnitude = tl.minimum(bits & mask, largest)
@@ -72,12 +75,12 @@ def _cut(value: Any, mask: Any, smallest: Any, largest: Any) -> Any:
     return tl.where(bits < 0, magnitude | -2147483648, magnitude).to(tl.float32, bitcast=True)
 
 
-@jit  # type: ignore[untyped-decorator]
+@jit
 def _accumulated_matmul(
-    x: Any, columns: Any, z: Any, m: Any, n: Any, k: Any, chunk: Any,
-    mask: Any, product_smallest: Any, product_largest: Any, sum_smallest: Any, sum_largest: Any,
+    x, columns, z, m, n, k, chunk,
+    mask, product_smallest, product_largest, sum_smallest, sum_largest,
     block_m: tl.constexpr, block_n: tl.constexpr, ptx: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """One tile of z[m, n] = x[m, k] . columns[k, n]; all row-major and contiguous."""
     rows = tl.program_id(0) * block_m + tl.arange(0, block_m)
     places = tl.program_id(1) * block_n + tl.arange(0, block_n)
