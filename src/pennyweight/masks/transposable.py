@@ -8,8 +8,8 @@ A convolution is a product of one matrix (outputs, inputs) for each kernel posit
 inputs, which are innermost in the forward matrix (outputs, positions * inputs), and along outputs, which are innermost
 in the backward one (inputs, positions * outputs). The flattened memory of OIHW is neither.
 
-"Exactly n" is part of the definition: masks of at most n in each line can be worth a little more, since filling the last
-lines may ask a larger entry to give way.
+"Exactly n" is part of the definition: masks of at most n in each line can be worth a little more, since filling the
+last lines may ask a larger entry to give way.
 
 Matrices that m does not divide are padded with zero scores; the mask of the padded tile has exactly n in each line, and
 what lies outside is cut off: lines of ragged tiles keep at most n.
@@ -99,7 +99,8 @@ def check_scores(scores: Tensor, n: int, m: int, groups: int = 1) -> None:
         )
     if not scores.numel():
         return
-    lowest, highest = (float(end) for end in torch.aminmax(scores.detach()))
+    scores = scores.detach().float()  # what solvers read
+    lowest, highest = (float(end) for end in torch.aminmax(scores))
     if not (lowest >= 0 and math.isfinite(highest)):
         bad = ~((scores >= 0) & torch.isfinite(scores))
         index = tuple(int(i) for i in bad.nonzero()[0])

@@ -15,6 +15,7 @@ from pennyweight.ops.dispatch import (
 )
 from pennyweight.ops.prepack import PackedWeight, prepack
 from pennyweight.ops.random import philox_bits
+from pennyweight.ops.transposable import transposable_mask
 
 __all__ = [
     "ChainLayer",
@@ -33,5 +34,6 @@ __all__ = [
     "philox_bits",
     "prepack",
     "set_num_threads",
+    "transposable_mask",
     "use_backend",
 ]

@@ -7,6 +7,7 @@
 #include "lookup_product.h"
 
 #include "lookup_int8.h"
+#include "transposable.h"
 
 namespace pennyweight {
 namespace {
@@ -132,6 +133,8 @@ const Kernels* avx2_kernels() {
         Int8::scratch_bytes,
         Int8::product,
         Accumulate<32>::product,
+        TransposableMasks<32>::scratch_bytes,
+        TransposableMasks<32>::solve,
     };
     return &kernels;
 }

@@ -6,6 +6,7 @@
 #include "vector512.h"
 
 #include "lookup_int8.h"
+#include "transposable.h"
 
 namespace pennyweight {
 namespace {
@@ -28,6 +29,8 @@ Kernels make() {
     kernels.int8_scratch_bytes = Int8::scratch_bytes;
     kernels.int8_product = Int8::product;
     kernels.accumulate = Accumulate<64>::product;
+    kernels.transposable_scratch_bytes = TransposableMasks<64>::scratch_bytes;
+    kernels.transposable = TransposableMasks<64>::solve;
     return kernels;
 }
 
