@@ -25,7 +25,7 @@ import torch
 
 from pennyweight.numerics import measure
 
-PARTS = ("int8_matmul",)
+PARTS = ("int8_matmul", "transposable_masks")
 """Modules beside this file: `check(device, quick)` raises on a wrong result, `timings(device, quick)` gives rows."""
 
 

@@ -1,4 +1,8 @@
-"""Transposable N:M masks of whole weights: C++ on a CPU, the readable truth elsewhere; equal masks."""
+"""Transposable N:M masks of whole weights: C++ on a CPU, Triton on a GPU, the readable truth; equal masks.
+
+On a GPU, exact masks of 4 x 4 and 8 x 8 tiles are Triton's; those of other sizes, and tiles of 8 x 8 that have several
+optimal masks, visit the CPU. The approximate solvers are tensor operations and run where the scores are.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pennyweight.errors import NumericsError, did_you_mean
+from pennyweight.kernels import triton_transposable
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.masks.transposable import as_matrices, check_scores, from_matrices, from_tiles, to_tiles
 from pennyweight.masks.transposable_entropic import entropic
@@ -76,22 +81,39 @@ def transposable_mask(
             f"out is {out.dtype} of shape {tuple(out.shape)} on {out.device}: masks of these scores are contiguous "
             f"bool of shape {tuple(scores.shape)} on {scores.device}"
         )
-    matrices = as_matrices(scores.detach(), groups).float().contiguous()
+    matrices = as_matrices(scores.detach(), groups).float()
+    if scores.is_cuda and solver == "exact":
+        return out.copy_(from_matrices(exact_on_gpu(matrices, n, m), scores, groups))
     path = dispatch.select(scores.device) if solver in _COMPILED else None
-    dispatch.record("transposable_mask", path)
-    if path is None:
-        kept = from_tiles(_REFERENCES[solver](to_tiles(matrices, m), n), matrices)
-        return out.copy_(from_matrices(kept, scores, groups))
-    if scores.dim() == 2:
+    if path is not None and scores.dim() == 2:
         _compiled(path, matrices, n, m, solver, out)
         return out
-    kept = torch.empty(matrices.shape, dtype=torch.bool)
-    _compiled(path, matrices, n, m, solver, kept)
-    return out.copy_(from_matrices(kept, scores, groups))
+    return out.copy_(from_matrices(_solve(path, matrices, n, m, solver), scores, groups))
 
 
-def _compiled(path: CompiledPath, matrices: Tensor, n: int, m: int, solver: str, kept: Tensor) -> None:
+def exact_on_gpu(matrices: Tensor, n: int, m: int) -> Tensor:
+    """(K, out, in) float32 -> bool, by Triton where it has a kernel; called on checked scores of a GPU."""
+    path = dispatch.select()
+    if m not in (4, 8) or not triton_transposable.AVAILABLE:
+        return _solve(path, matrices.cpu(), n, m, "exact").to(matrices.device)
+    kept, tied = triton_transposable.exact(to_tiles(matrices, m), n)
+    if bool(tied.any()):
+        kept[tied] = _solve(path, to_tiles(matrices, m)[tied].cpu(), n, m, "exact").to(matrices.device)
+    return from_tiles(kept, matrices)
+
+
+def _solve(path: CompiledPath | None, matrices: Tensor, n: int, m: int, solver: str) -> Tensor:
+    if path is not None:
+        return _compiled(path, matrices, n, m, solver, torch.empty(matrices.shape, dtype=torch.bool))
+    dispatch.record("transposable_mask", None)
+    return from_tiles(_REFERENCES[solver](to_tiles(matrices, m), n), matrices)
+
+
+def _compiled(path: CompiledPath, matrices: Tensor, n: int, m: int, solver: str, kept: Tensor) -> Tensor:
+    dispatch.record("transposable_mask", path)
+    matrices = matrices.contiguous()
     library().pw_transposable(
         path.index, matrices.data_ptr(), *matrices.shape, n, m, _COMPILED.index(solver), kept.data_ptr(),
         dispatch.num_threads(),
     )  # fmt: skip
+    return kept

@@ -23,6 +23,7 @@ def test_every_part_checks_its_kernel_in_the_interpreter(tmp_path: Path) -> None
     done = run("--device", "cpu", "--quick", "--out", str(tmp_path), TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "int8_matmul: 6 results equal" in done.stdout
+    assert "transposable_masks: 9 results equal" in done.stdout
 
 
 def test_wrong_calls_are_told_the_way_out(tmp_path: Path) -> None:
