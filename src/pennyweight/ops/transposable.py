@@ -82,7 +82,7 @@ def transposable_mask(
             f"bool of shape {tuple(scores.shape)} on {scores.device}"
         )
     matrices = as_matrices(scores.detach(), groups).float()
-    if scores.is_cuda and solver == "exact":
+    if scores.device.type != "cpu" and solver == "exact":
         return out.copy_(from_matrices(exact_on_gpu(matrices, n, m), scores, groups))
     path = dispatch.select(scores.device) if solver in _COMPILED else None
     if path is not None and scores.dim() == 2:

@@ -133,6 +133,20 @@ def test_a_fractional_plan_rounds_close_to_the_optimum() -> None:
     assert bool((entropic(torch.zeros(1, 8, 8), 4).sum(1) == 4).all())
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (5, 12)])
+def test_the_optimum_moves_with_its_scores(n: int, m: int) -> None:
+    tiles = gaussian(20, m, seed=2)
+    mask = exact(tiles, n)
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = torch.randperm(m, generator=generator), torch.randperm(m, generator=generator)
+    assert torch.equal(exact(tiles[:, rows][:, :, columns], n), mask[:, rows][:, :, columns])
+    assert torch.equal(exact(tiles.transpose(1, 2), n), mask.transpose(1, 2))
+    assert torch.equal(exact(tiles * 2.0**-40, n), mask)
+    largest = tiles.amax(dim=(1, 2), keepdim=True).log2().floor().exp2()
+    complement = exact(4 * largest - (tiles / largest * 2**20).round() / 2**20 * largest, m - n)  # what pruning pays
+    assert torch.equal(~complement, exact((tiles / largest * 2**20).round(), n))
+
+
 @pytest.mark.parametrize("shape", [(8, 12), (9, 13), (8, 6, 3, 3), (5, 4, 1), (4, 5, 2, 1, 2)])
 def test_tiles_and_matrices_come_back(shape: tuple[int, ...]) -> None:
     weight = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
