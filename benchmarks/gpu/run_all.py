@@ -25,7 +25,14 @@ import torch
 
 from pennyweight.numerics import measure
 
-PARTS = ("int8_matmul", "accumulated_matmul", "binary_matmul", "binary_mnist", "binary_tensor_cores")
+PARTS = (
+    "int8_matmul",
+    "accumulated_matmul",
+    "binary_matmul",
+    "binary_mnist",
+    "binary_tensor_cores",
+    "transposable_masks",
+)
 """Modules beside this file: `check(device, quick)` raises on a wrong result, `timings(device, quick)` gives rows."""
 
 

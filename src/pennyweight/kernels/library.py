@@ -38,6 +38,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
         None,
         (_int, _ptr, _int, _ptr, _ptr, _i64, _i64, _ptr, _int, _ptr, _ptr, _i64, _ptr, _int),
     ),
+    "pw_transposable": (None, (_int, _ptr, _i64, _i64, _i64, _int, _int, _int, _ptr, _int)),
     "pw_philox": (None, (ctypes.c_uint32, ctypes.c_uint32, _i64, _ptr, _int)),
     "pw_chain_create": (_ptr, (_int,)),
     "pw_chain_free": (None, (_ptr,)),

@@ -27,6 +27,7 @@ from pennyweight.ops.dispatch import (
 from pennyweight.ops.images import PackedImages
 from pennyweight.ops.prepack import PackedWeight, prepack
 from pennyweight.ops.random import philox_bits
+from pennyweight.ops.transposable import transposable_mask
 
 __all__ = [
     "BitPlanes",
@@ -57,5 +58,6 @@ __all__ = [
     "prepack_bitplanes",
     "quantize_bitplanes",
     "set_num_threads",
+    "transposable_mask",
     "use_backend",
 ]

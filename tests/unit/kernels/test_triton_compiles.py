@@ -13,7 +13,7 @@ _COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pennyweight.kernels import triton_binary, triton_int8, triton_lba
+from pennyweight.kernels import triton_binary, triton_int8, triton_lba, triton_transposable
 
 SIZES = dict.fromkeys(("m", "n", "k"), "i32")
 TILE = {"block_m": 64, "block_n": 64}
@@ -27,6 +27,10 @@ KERNELS = (
     (triton_lba._accumulated_matmul,
      {"x": "*fp32", "columns": "*fp32", "z": "*fp32"} | SIZES | {"chunk": "i32"} | dict.fromkeys(BITS, "i32"),
      {"block_m": triton_lba._BLOCK_M, "block_n": triton_lba._BLOCK_N, "ptx": True}),
+    (triton_transposable._exact_of_4, {"scores": "*fp32", "masks": "*fp64", "bits": "*i32", "kept": "*i8",
+     "count": "i32"}, {"tiles": triton_transposable._TILES_OF_4, "patterns": triton_transposable._PATTERNS}),
+    (triton_transposable._exact_of_8, {"scores": "*fp32", "kept": "*i8", "tied": "*i8", "count": "i32", "n": "i32"},
+     {"tiles": triton_transposable._TILES_OF_8}),
 )
 for kernel, signature, constants in KERNELS:
     signature = signature | dict.fromkeys(constants, "constexpr")

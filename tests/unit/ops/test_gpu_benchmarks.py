@@ -24,6 +24,7 @@ def test_every_part_checks_its_kernel_in_the_interpreter(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "int8_matmul: 6 results equal" in done.stdout
     assert "accumulated_matmul: 4 results equal" in done.stdout
+    assert "transposable_masks: 9 results equal" in done.stdout
 
 
 def test_wrong_calls_are_told_the_way_out(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 #include "planes.h"
 
 #include "lookup_int8.h"
+#include "transposable.h"
 
 namespace pennyweight {
 namespace {
@@ -135,6 +136,8 @@ const Kernels* avx2_kernels() {
         Planes<32>::pack,
         Planes<32>::write,
         Accumulate<32>::product,
+        TransposableMasks<32>::scratch_bytes,
+        TransposableMasks<32>::solve,
     };
     return &kernels;
 }

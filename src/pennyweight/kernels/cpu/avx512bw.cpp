@@ -7,6 +7,7 @@
 #include "vector512.h"
 
 #include "lookup_int8.h"
+#include "transposable.h"
 
 namespace pennyweight {
 namespace {
@@ -31,6 +32,8 @@ Kernels make() {
     kernels.pack_planes = Planes<64>::pack;
     kernels.write_planes = Planes<64>::write;
     kernels.accumulate = Accumulate<64>::product;
+    kernels.transposable_scratch_bytes = TransposableMasks<64>::scratch_bytes;
+    kernels.transposable = TransposableMasks<64>::solve;
     return kernels;
 }
 

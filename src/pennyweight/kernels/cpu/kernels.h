@@ -23,6 +23,14 @@ struct Accumulator {
     int64_t chunk;
 };
 
+// Masks with n of m in each row and column of every tile; rows of scores and of masks lie `stride` apart.
+enum TransposableSolver { kExact, kGreedySwap, kGreedyKeep, kGreedyPrune };
+struct TransposableTask {
+    int n, m;
+    TransposableSolver solver;
+    int64_t stride;
+};
+
 // Bit 1 stands for +1 and bit 0 for -1; the bits beyond K of the last word are 0 in both operands.
 struct Kernels {
     const char* name;
@@ -63,6 +71,11 @@ struct Kernels {
     // Product in an accumulator of few bits, called while float32 rounds towards zero.
     void (*accumulate)(const float* x, int64_t rows, int64_t k, const float* w, int64_t stride,
                        const Accumulator& format, float* z, int64_t z_stride, int64_t columns);
+
+    // One row of tiles of a transposable mask: a byte of 0 or 1 for each score.
+    int64_t (*transposable_scratch_bytes)(int m);
+    void (*transposable)(const TransposableTask& task, const float* scores, int rows, int64_t columns, uint8_t* kept,
+                         uint8_t* scratch);
 };
 
 inline constexpr int64_t kPanelAlignment = 64;

@@ -6,6 +6,7 @@
 #include "accumulate.h"
 #include "kernels.h"
 #include "planes.h"
+#include "transposable.h"
 
 namespace pennyweight {
 namespace {
@@ -105,6 +106,7 @@ const Kernels* portable_kernels() {
         64,           panel_bytes,  pack_panel, scratch_bytes,  product,
         product_rows, 1,            int8_panel_bytes,           pack_int8_panel,
         int8_scratch_bytes,         int8_product, Planes<16>::pack, Planes<16>::write, Accumulate<16>::product,
+        TransposableMasks<16>::scratch_bytes, TransposableMasks<16>::solve,
     };
     return &kernels;
 }

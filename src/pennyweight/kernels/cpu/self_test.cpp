@@ -219,6 +219,30 @@ bool accumulators_agree(const Kernels* p, Source& source) {
     return true;
 }
 
+bool transposables_agree(const Kernels* p, Source& source) {
+    const Kernels* q = portable_kernels();
+    constexpr int patterns[][2] = {{2, 4}, {1, 4}, {2, 5}, {4, 8}, {7, 16}, {3, 33}};
+    constexpr TransposableSolver solvers[] = {kExact, kGreedySwap, kGreedyKeep, kGreedyPrune};
+    for (const auto& pattern : patterns) {
+        const int n = pattern[0], m = pattern[1], rows = m - 1;
+        const int64_t columns = 9 * m - 2;
+        for (const uint64_t values : {uint64_t{3}, uint64_t{1} << 24}) {  // many ties, then hardly any
+            std::vector<float> scores(static_cast<size_t>(rows * columns));
+            for (auto& score : scores) score = static_cast<float>(source.next() % values);
+            for (const TransposableSolver solver : solvers) {
+                const TransposableTask task = {n, m, solver, columns};
+                Bytes mine(scores.size()), theirs(scores.size()), scratch;
+                p->transposable(task, scores.data(), rows, columns, mine.data(),
+                                aligned(scratch, p->transposable_scratch_bytes(m)));
+                q->transposable(task, scores.data(), rows, columns, theirs.data(),
+                                aligned(scratch, q->transposable_scratch_bytes(m)));
+                if (mine != theirs) return false;
+            }
+        }
+    }
+    return true;
+}
+
 }  // namespace
 
 const char* self_test(const Kernels* kernels) {
@@ -229,6 +253,7 @@ const char* self_test(const Kernels* kernels) {
     if (!products_agree(kernels, source)) return "the binary product differs from the portable path";
     if (!int8_products_agree(kernels, source)) return "the int8 product differs from the portable path";
     if (!accumulators_agree(kernels, source)) return "the product in few bits differs from the portable path";
+    if (!transposables_agree(kernels, source)) return "transposable masks differ from the portable path";
     return nullptr;
 }
 
