@@ -101,7 +101,7 @@ def test_another_model_takes_no_options_of_the_base() -> None:
         (BASE + "arms: {a: [train: {steps: 5, lr: 1, schedule: cosine}]}", "unknown key 'schedule'"),
         (BASE + "arms: {a: [train: {steps: 5, lr: 1, objective: mse}]}", "unknown objective 'mse'"),
         (BASE + "arms: {a: [train: {steps: 5, lr: 1, augment: {crop: 4}}]}", "augment.crop: unknown key 'crop'"),
-        (BASE + "arms: {a: [apply: {}]}", "names no method; valid: AccumulatorUnderflow, "),
+        (BASE + "arms: {a: [apply: {}]}", "names no method; valid: A2Q, "),
         (BASE + "arms: {a: [apply: {BMN: {}}]}", "unknown method 'BMN'; did you mean 'BNN'"),
         (BASE + "arms: {a: [apply: {Method: {}}]}", "unknown method 'Method'"),
         (BASE + "arms: {a: [apply: {BNN: {clp: 1}}]}", r"apply.BNN.clp: unknown key 'clp'; did you mean 'clip'"),
