@@ -40,6 +40,7 @@ from pennyweight.nn.accumulators import accumulator_rates
 from pennyweight.numerics.accumulation_gradients import ESTIMATORS
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.numerics.random import Key
+from pennyweight.training.loop import TrainResult
 from reporting import headline, save_rows
 
 Settings = Mapping[str, Any] | None  # of `LBA`; None trains in float
@@ -96,11 +97,17 @@ def from_scratch(make: Callable[[int], nn.Module], settings: Settings, seed: int
     regime = pw.Regime(steps=steps, lr=2e-3, schedule="constant", optimizer="adam", batch_size=64)
     order = Key(seed).fold("order").words[0]
     try:
-        pw.train(model, train, regime, seed=order, progress=False)
+        whole(pw.train(model, train, regime, seed=order, progress=False))
         accuracy, failed = float(pw.evaluate(model, test).accuracy), ""
     except pw.PennyweightError as error:  # weights or outputs that are not finite: the arm guesses
         accuracy, failed = 0.1, type(error).__name__
     return {"accuracy": accuracy, "failed": failed, **({} if settings is None else losses(model, batch))}
+
+
+def whole(result: TrainResult) -> None:
+    """Training that was told to stop is no result."""
+    if result.interrupted:
+        raise KeyboardInterrupt
 
 
 def losses(model: nn.Module, batch: torch.Tensor) -> dict[str, float]:
@@ -130,9 +137,9 @@ def resnet(settings: Settings, seed: int, steps: tuple[int, int], images: int) -
     regimes = [
         pw.Regime.cosine(steps=count, lr=lr, batch_size=32) for count, lr in zip(steps, (1e-3, 1e-4), strict=True)
     ]
-    pw.train(model, train, regimes[0], seed=seed, augment=pw.Augment(flip=True), progress=False)
+    whole(pw.train(model, train, regimes[0], seed=seed, augment=pw.Augment(flip=True), progress=False))
     pw.apply_(model, pw.AccumulatorUnderflow())
-    pw.train(model, train, regimes[1], seed=seed + 100, augment=pw.Augment(flip=True), progress=False)
+    whole(pw.train(model, train, regimes[1], seed=seed + 100, augment=pw.Augment(flip=True), progress=False))
     return {"accuracy": float(pw.evaluate(model, test).accuracy)}
 
 

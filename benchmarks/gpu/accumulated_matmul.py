@@ -13,7 +13,7 @@ from torch import Tensor
 from pennyweight.kernels import triton_lba
 from pennyweight.numerics.accumulate import AccumulatorSpec, accumulate
 from pennyweight.ops import accumulated_matmul
-from pennyweight.ops.accumulated import _bits_of
+from pennyweight.ops.accumulated import format_bits
 
 SPEC = AccumulatorSpec()
 FORMATS = (
@@ -48,7 +48,7 @@ def check(device: torch.device, quick: bool) -> int:
         for m, k, n in shapes:
             for scale in scales:
                 x, w = operands(m, k, n, scale, device)
-                found = triton_lba.accumulated_matmul(x, w, spec.chunk, _bits_of(spec)).cpu()
+                found = triton_lba.accumulated_matmul(x, w, spec.chunk, format_bits(spec)).cpu()
                 if not torch.equal(found.view(torch.int32), accumulate(x.cpu(), w.cpu(), spec).view(torch.int32)):
                     raise AssertionError(f"{spec}, {m}x{k} by {k}x{n}, scale {scale}: bits differ from the truth's")
                 count += 1

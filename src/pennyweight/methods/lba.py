@@ -164,13 +164,14 @@ class LBA(Method):
 
     def _require_room(self, fqn: str, slots: nn.Module, spec: AccumulatorSpec) -> None:
         """A given bias is for real values; products of integer codes would saturate without a word."""
-        if self.product_bias is None or not isinstance(slots, GemmSlots):
+        if not isinstance(slots, GemmSlots):
             return
         formats = [getattr(chain.quantizer, "format", None) for chain in (slots.input, slots.weight)]
         integers = [format for format in formats if isinstance(format, IntFormat)]
         largest = (integers[0].num_levels - 1) * (integers[1].num_levels - 1) if len(integers) == 2 else 0
-        if largest > spec.largest_product:
-            raise MethodError(
-                f"layer {fqn!r} multiplies integer codes, up to {largest}; product_bias={self.product_bias} "
-                f"ends at {spec.largest_product:g}: product_bias=None, sum_bias=None measures what codes need"
-            )
+        for name, end in (("product_bias", spec.largest_product), ("sum_bias", spec.largest_sum)):
+            if getattr(self, name) is not None and largest > end:
+                raise MethodError(
+                    f"layer {fqn!r} multiplies integer codes, up to {largest}; {name}={getattr(self, name)} ends at "
+                    f"{end:g}: product_bias=None, sum_bias=None measures what codes need"
+                )

@@ -41,7 +41,7 @@ def accumulated_matmul(x: Tensor, weight: Tensor, spec: AccumulatorSpec) -> Tens
     """
     check_operands(x, weight)
     if x.is_cuda and triton_lba.AVAILABLE and spec.rounding == "toward_zero":
-        return triton_lba.accumulated_matmul(x.detach(), weight.detach(), spec.chunk, _bits_of(spec))
+        return triton_lba.accumulated_matmul(x.detach(), weight.detach(), spec.chunk, format_bits(spec))
     path = dispatch.select(x.device)
     if path is None or spec.rounding != "toward_zero":
         dispatch.record("accumulated_matmul", None)
@@ -58,7 +58,7 @@ def _compiled(path: CompiledPath, x: Tensor, weight: Tensor, spec: AccumulatorSp
     stride = -(-n // _COLUMNS) * _COLUMNS
     columns = torch.zeros(k, stride)
     columns[:, :n] = weight.t()
-    bits = torch.tensor(_bits_of(spec), dtype=torch.int32)
+    bits = torch.tensor(format_bits(spec), dtype=torch.int32)
     library().pw_accumulate(
         path.index, x.data_ptr(), m, k, columns.data_ptr(), stride, n, bits.data_ptr(), spec.chunk, z.data_ptr(),
         dispatch.num_threads(),
@@ -66,7 +66,7 @@ def _compiled(path: CompiledPath, x: Tensor, weight: Tensor, spec: AccumulatorSp
     return z.add_(0.0)  # -0.0 becomes 0.0
 
 
-def _bits_of(spec: AccumulatorSpec) -> tuple[int, int, int, int, int]:
+def format_bits(spec: AccumulatorSpec) -> tuple[int, int, int, int, int]:
     """What kernels are told: the mask on a magnitude's bits, and the smallest and largest product and sum."""
     mask = 0x7FFFFFFF >> (23 - spec.mantissa) << (23 - spec.mantissa)
     products = _bits(spec.smallest_product), _bits(spec.largest_product)

@@ -120,8 +120,10 @@ def test_integer_codes_are_summed_as_codes() -> None:
 
 def test_biases_for_values_are_refused_on_codes() -> None:
     model = applied(net(), pw.RoundToNearest())
-    with pytest.raises(MethodError, match=r"layer '0' multiplies integer codes, up to 65025; .*product_bias=None"):
+    with pytest.raises(MethodError, match=r"layer '0' multiplies integer codes, up to 65025; product_bias=12 ends at "):
         pw.apply_(model, pw.LBA())
+    with pytest.raises(MethodError, match=r"up to 65025; sum_bias=10 ends at 63.75: product_bias=None, sum_bias=None"):
+        pw.apply_(model, pw.LBA(product_bias=None), data=[X])
 
 
 def test_it_meets_8_bit_training_on_one_layer() -> None:

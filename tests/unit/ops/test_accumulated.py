@@ -103,7 +103,7 @@ _INTERPRETED = """
 import torch
 from pennyweight.kernels import triton_lba
 from pennyweight.numerics.accumulate import AccumulatorSpec, accumulate
-from pennyweight.ops.accumulated import _bits_of
+from pennyweight.ops.accumulated import format_bits
 for spec in (
     AccumulatorSpec(),
     AccumulatorSpec(mantissa=4, exponent=3, product_bias=7, sum_bias=6, chunk=5),
@@ -113,7 +113,7 @@ for spec in (
     for m, k, n, scale in ((1, 1, 1, 1.0), (3, 21, 5, 0.01), (33, 3, 65, 30.0), (2, 0, 3, 1.0)):
         g = torch.Generator().manual_seed(m)
         x, w = scale * torch.randn(m, k, generator=g), torch.randn(n, k, generator=g)
-        found = triton_lba.accumulated_matmul(x, w, spec.chunk, _bits_of(spec)).view(torch.int32)
+        found = triton_lba.accumulated_matmul(x, w, spec.chunk, format_bits(spec)).view(torch.int32)
         assert torch.equal(found, accumulate(x, w, spec).view(torch.int32)), (spec, m, k, n)
 print("equal")
 """
