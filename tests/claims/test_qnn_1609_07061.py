@@ -1,7 +1,7 @@
 """Quantized Neural Networks, arXiv 1609.07061, at proxy size. Margins were fixed before the runs.
 
-The quick test holds in `make test`; the one marked `claim` runs the whole recipe. `benchmarks/qnn.py` asks for the order
-of bit widths on CIFAR-10.
+The quick test holds in `make test`; the one marked `claim` runs the whole recipe. `benchmarks/qnn.py` asks for the
+order of bit widths on CIFAR-10.
 """
 
 from pathlib import Path
