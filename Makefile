@@ -35,7 +35,8 @@ claims: venv  ## the papers' claims at proxy size, resumable; results land in re
 	$(PY) benchmarks/transformer_models.py quality bert --save
 
 bench: venv  ## every benchmark script, rows saved under results/
-	for script in binary_matmul packed_mlp lba import_time onnxruntime_int8; do $(PY) benchmarks/$$script.py --save || exit 1; done
+	for script in binary_matmul packed_mlp binary_conv lba import_time onnxruntime_int8; do $(PY) benchmarks/$$script.py --save || exit 1; done
+	$(PY) benchmarks/binary_mnist.py --save
 	$(PY) benchmarks/transformer_models.py decode runtime --save
 
 wheel: venv  ## one py3-none-<platform> wheel and the source archive in dist/

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pennyweight.artifact.program import Step, references
+from pennyweight.artifact.program import Step, decode, references
 
 # Elementwise, monotone in each channel: the sign of their result is one comparison away from their input.
 _ELEMENTWISE = frozenset({"hardtanh", "identity", "dropout"})
@@ -16,6 +16,13 @@ _NORMS = {
     "linear": frozenset({"batch_norm1d", "shift_batch_norm1d"}),
     "conv2d": frozenset({"batch_norm2d", "shift_batch_norm2d"}),
 }
+
+# Functions that stand for modules: their kind and settings, in the order of their arguments.
+FUNCTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "F.hardtanh": ("hardtanh", ("min_val", "max_val")),
+    "F.max_pool2d": ("max_pool2d", ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+}
+_WITHOUT_EFFECT = (("inplace", False), ("inplace", True), ("return_indices", False))
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,19 @@ class _Graph:
         return self.specs[step["target"]] if step["op"] == "module" else {}
 
     def kind(self, index: int) -> str:
-        """The kind of a step's module, "flatten" for each way to write it, else ""."""
+        """The kind of a step's module, or of the module a function stands for; "" for what has none."""
         step = self.steps[index]
         if step["op"] == "module":
-            return "flatten" if _is_flatten_module(self.spec(index)) else self.spec(index)["kind"]
-        return "flatten" if _is_flatten_call(step) else ""
+            spec = self.spec(index)
+            whole = spec["kind"] != "flatten" or spec["settings"] == {"start_dim": 1, "end_dim": -1}
+            return spec["kind"] if whole else ""
+        if (step["op"], step["target"]) in (("function", "torch.flatten"), ("method", "flatten")):
+            settings = call_settings(step, ("start_dim", "end_dim")) or {}
+            return "flatten" if {"end_dim": -1, **settings} == {"start_dim": 1, "end_dim": -1} else ""
+        if step["op"] == "function" and step["target"] in FUNCTIONS:
+            kind, names = FUNCTIONS[step["target"]]
+            return kind if call_settings(step, names) is not None else ""
+        return ""
 
     def only_reader(self, index: int) -> int | None:
         """The one step that reads a step's result; None where there are more, or the program returns it."""
@@ -118,15 +133,12 @@ def _next_layer(graph: _Graph, index: int) -> tuple[tuple[int, ...], int] | None
     return None
 
 
-def _is_flatten_module(spec: Mapping[str, Any]) -> bool:
-    return spec["kind"] == "flatten" and spec["settings"] == {"start_dim": 1, "end_dim": -1}
-
-
-def _is_flatten_call(step: Step) -> bool:
-    """torch.flatten(x, 1) and x.flatten(1)."""
-    if (step["op"], step["target"]) not in (("function", "torch.flatten"), ("method", "flatten")):
-        return False
-    positional = step["args"]["tuple"][1:]
-    named = dict(step["kwargs"]["dict"])
-    named |= dict(zip(("start_dim", "end_dim"), positional, strict=False))
-    return bool(named.get("start_dim") == 1 and named.get("end_dim", -1) == -1)
+def call_settings(step: Step, names: Sequence[str]) -> dict[str, Any] | None:
+    """The settings of a function that is called on one tensor, by name; None where it takes others than `names`."""
+    positional, named = step["args"]["tuple"][1:], step["kwargs"]["dict"]
+    settings = dict(zip(names, positional, strict=False)) | {
+        name: value for name, value in named.items() if (name, value) not in _WITHOUT_EFFECT
+    }
+    if len(positional) > len(names) or set(settings) - set(names) or references(list(settings.values())):
+        return None
+    return {name: decode(value, {}) for name, value in settings.items()}

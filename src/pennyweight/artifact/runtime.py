@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pennyweight.artifact.chains import Chain, find_chains
+from pennyweight.artifact.chains import FUNCTIONS, Chain, call_settings, find_chains
 from pennyweight.artifact.packed import PackedConvolutions, PackedLayers
 from pennyweight.artifact.planes import BitPlaneLinear, runs_on_planes
 from pennyweight.artifact.program import Program, Step
@@ -37,19 +37,25 @@ def lower(program_input: str, steps: list[Step], output: Any, specs: Any, module
 
 def _packed(chain: Chain, steps: Sequence[Step], modules: Mapping[str, nn.Module]) -> nn.Module:
     layers = [modules[steps[index]["target"]] for index in chain.layers]
+    between = [[_module(steps[index], modules) for index in gap] for gap in chain.between]
     # A flatten moves no bit: the words of an image are flat already.
-    between = [
-        [
-            module
-            for index in gap
-            if steps[index]["op"] == "module" and not isinstance(module := modules[steps[index]["target"]], nn.Flatten)
-        ]
-        for gap in chain.between
-    ]
+    between = [[module for module in gap if not isinstance(module, nn.Flatten)] for gap in between]
     convolutions = [layer for layer in layers if isinstance(layer, GemmConv2d)]
     linears = [layer for layer in layers if isinstance(layer, GemmLinear)]
     assert len(convolutions) + len(linears) == len(layers)
     return PackedConvolutions(convolutions, linears, between) if convolutions else PackedLayers(linears, between)
+
+
+def _module(step: Step, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The module a step calls, or the one that its function stands for."""
+    if step["op"] == "module":
+        return modules[step["target"]]
+    if step["target"] not in FUNCTIONS:
+        return nn.Flatten()
+    kind, names = FUNCTIONS[step["target"]]
+    settings = call_settings(step, names)
+    assert settings is not None
+    return {"hardtanh": nn.Hardtanh, "max_pool2d": nn.MaxPool2d}[kind](**settings)
 
 
 def executed_layers(steps: Sequence[Step], specs: Mapping[str, Any], output: Any) -> set[str]:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pennyweight as pw
 from pennyweight import ops
@@ -196,6 +197,24 @@ def test_ways_to_flatten(how: str, tmp_path: Path) -> None:
     assert parts(model, tmp_path, x) == 1
     layers = pw.load(tmp_path / "model.pw").layers
     assert [row.execution for row in layers] == ["executed", "executed"]
+
+
+class _Functional(nn.Module):
+    def __init__(self, **pooling: object) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(2, 65, 3), nn.BatchNorm2d(65), nn.Conv2d(65, 5, 2)
+        self.pooling = pooling
+
+    def forward(self, x):  # type: ignore[no-untyped-def]  # traced: x is a proxy
+        y = F.hardtanh(self.norm(F.max_pool2d(self.first(x), 2, **self.pooling)), -0.5, max_val=0.5, inplace=True)
+        return self.second(y)
+
+
+@pytest.mark.parametrize("pooling", [{}, {"stride": 1}, {"stride": (2, 1), "padding": (1, 0), "ceil_mode": True}])
+def test_functions_stand_for_modules(pooling: dict[str, object], tmp_path: Path) -> None:
+    model = _Functional(**pooling)
+    harden(model, seed=1)
+    assert parts(model, tmp_path, torch.randn(3, 2, 8, 9)) == 1
 
 
 def test_chains_end_where_they_must(tmp_path: Path) -> None:

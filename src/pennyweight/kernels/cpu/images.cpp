@@ -79,7 +79,7 @@ struct Network {
 enum Output { kInt32 = 0, kFloat32 = 1, kWords = 2 };
 
 struct Scratch {
-    Buffer activation[2], raw, first;
+    Buffer activation[2], raw, first, sparse;
 };
 
 // Bits [start, start + count) of a row of words, from bit 0 on; the rest of the last word is zero.
@@ -102,6 +102,15 @@ void append_bits(const uint64_t* source, int64_t count, uint64_t* out, int64_t a
     for (int64_t done = 0; done < count; done += 64, ++source, ++out) {
         out[0] |= source[0] << shift;
         if (shift != 0 && count - done > 64 - shift) out[1] |= source[0] >> (64 - shift);
+    }
+}
+
+// Pixels of whole words to pixels of `count` bits, one after another.
+void close_gaps(const uint64_t* words, int64_t samples, int64_t pixels, int64_t count, uint64_t* out) {
+    const int64_t row_words = ceil_div(pixels * count, 64), pixel_words = ceil_div(count, 64);
+    memset(out, 0, static_cast<size_t>(samples * row_words * 8));
+    for (int64_t i = 0; i < samples * pixels; ++i) {
+        append_bits(words + i * pixel_words, count, out + i / pixels * row_words, i % pixels * count);
     }
 }
 
@@ -362,19 +371,15 @@ int64_t run_samples(const Plan& plan, const float* x, float scale, int64_t sampl
             write_sums(p, c, s, images, samples, kind, out, threads);
             return -1;
         }
-        uint8_t* next = nullptr;
+        const bool last = i + 1 == network.layers.size(), gaps = last && c.columns % 64 != 0;
+        uint8_t* next = last ? nullptr : cleared(i + 1);
         Target target{};
-        Buffer* dense_from = nullptr;
-        thread_local Buffer sparse;
-        if (i + 1 < network.layers.size()) {
-            next = cleared(i + 1);
+        if (!last) {
             target = interior(*network.layers[i + 1], plan.stages[i + 1], next);
-        } else if (c.columns % 64 == 0) {
-            target = whole(reinterpret_cast<uint64_t*>(out), s.out, c.out_words());
         } else {
-            dense_from = &sparse;
-            target = whole(reinterpret_cast<uint64_t*>(sparse.reserve(samples * s.out[0] * s.out[1] * c.out_words() * 8)),
-                           s.out, c.out_words());
+            uint64_t* words = reinterpret_cast<uint64_t*>(
+                gaps ? scratch.sparse.reserve(samples * s.out[0] * s.out[1] * c.out_words() * 8) : out);
+            target = whole(words, s.out, c.out_words());
         }
         if (c.pools) {
             uint64_t* raw = reinterpret_cast<uint64_t*>(
@@ -384,17 +389,7 @@ int64_t run_samples(const Plan& plan, const float* x, float scale, int64_t sampl
         } else {
             hidden_bits(p, c, s, images, samples, target, threads);
         }
-        if (dense_from != nullptr) {
-            const int64_t pixels = s.out[0] * s.out[1], row_words = ceil_div(pixels * c.columns, 64);
-            uint64_t* dense = reinterpret_cast<uint64_t*>(out);
-            memset(dense, 0, static_cast<size_t>(samples * row_words * 8));
-            for (int64_t sample = 0; sample < samples; ++sample) {
-                for (int64_t i = 0; i < pixels; ++i) {
-                    append_bits(target.words + (sample * pixels + i) * c.out_words(), c.columns,
-                                dense + sample * row_words, i * c.columns);
-                }
-            }
-        }
+        if (gaps) close_gaps(target.words, samples, s.out[0] * s.out[1], c.columns, reinterpret_cast<uint64_t*>(out));
         images = next;
     }
     return -1;
