@@ -15,6 +15,7 @@ from pennyweight.nn.parameter_rules import parameter_rules
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d
 from pennyweight.nn.slots.binary import BinaryInput
 from pennyweight.nn.slots.integer import RunningInput
+from pennyweight.numerics.ste import sign, surrogate_sign
 
 
 def linear(k: int, n: int, **settings: Any) -> nn.Sequential:
@@ -140,9 +141,54 @@ def test_functional_rectifiers_are_refused(kind: str) -> None:
     assert type(model.fc) is nn.Linear
 
 
+@pytest.mark.parametrize(("ste", "activation"), [
+    ("hardtanh", nn.Hardtanh), ("approx", nn.Hardtanh), ("identity", nn.Identity), ("swish", nn.Identity),
+])  # fmt: skip
+def test_surrogates_reach_every_binary_input_and_are_not_cut_by_the_activation(
+    ste: Any, activation: type[nn.Module]
+) -> None:
+    model = pw.create_model("mlp", hidden=(16, 16))
+    pw.apply_(model, pw.BNN(ste=ste))
+    assert type(model.relu1) is activation
+    assert [m.slots.input.quantizer.ste for m in (model.linear2, model.linear3)] == [ste] * 2
+    x = torch.tensor([[-2.0, -0.6, 0.3, 1.5] * 4], requires_grad=True)
+    model.linear2(model.relu1(x)).sum().backward()
+    reference = x.detach().requires_grad_()
+    (surrogate_sign(reference, ste) @ sign(model.linear2.weight.detach()).t()).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, reference.grad)  # type: ignore[arg-type]
+
+
+def test_learning_rate_scale_rounded_to_a_power_of_two() -> None:
+    rules = parameter_rules(linear(1024, 1024, round_scaling=True)[0])
+    assert max(rule.lr_scale for rule in rules.values()) == 32.0  # of 36.95
+    with pytest.raises(MethodError, match="round_scaling=True rounds the factor of glorot_scaling"):
+        pw.BNN(round_scaling=True, glorot_scaling=False)
+
+
+def test_a_trained_float_net_keeps_its_signs_loses_accuracy_and_learns_again() -> None:
+    data, test = pw.load_dataset("digits"), pw.load_dataset("digits", "test")
+    model = pw.create_model("mlp", hidden=(64, 64), bn_output=True)
+    regime = pw.Regime.cosine(steps=100, lr=5e-3, batch_size=64, optimizer="adam")
+    pw.train(model, data, regime, progress=False, device="cpu")
+    trained = pw.evaluate(model, test).accuracy
+    signs = {name: sign(p.detach()) for name, p in model.named_parameters() if "linear" in name}
+    pw.apply_(model, pw.BNN(save_bits=True))
+    for name, parameter in model.named_parameters():
+        if name in signs:
+            assert torch.equal(sign(parameter.detach()), signs[name])
+    converted = pw.evaluate(model, test).accuracy
+    pw.train(model, data, regime, progress=False, device="cpu")
+    again = pw.evaluate(model, test).accuracy
+    assert trained > 0.93
+    assert converted < trained - 0.05
+    assert again > 0.9
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("settings", "message"), [
     ({"first_input": "int4"}, "first_input='int4'"), ({"batch_norm": "none"}, "batch_norm='none'"),
+    ({"ste": "step"}, "ste='step'"),
 ])  # fmt: skip
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from oracles.shift_norm import power, shift_norm
+from pennyweight.nn import shift_batchnorm
 from pennyweight.nn.shift_batchnorm import ShiftBatchNorm1d, ShiftBatchNorm2d
 
 
@@ -64,3 +65,31 @@ def test_shift_variance_of_a_gaussian_is_two_percent_high() -> None:
     norm = ShiftBatchNorm1d(1, momentum=1.0)
     norm(torch.randn(400_000, 1, generator=torch.Generator().manual_seed(1)))
     assert float(norm.running_var) == pytest.approx(1.0197, abs=0.006)  # type: ignore[arg-type]
+
+
+def test_is_batch_norm_where_ap2_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shift_batchnorm, "ap2", lambda x: x)
+    generator = torch.Generator().manual_seed(2)
+    x, g = torch.randn(2, 7, 3, 4, 2, generator=generator, dtype=torch.float64)
+    found = []
+    for norm in (ShiftBatchNorm2d(3).double(), nn.BatchNorm2d(3).double()):
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([1.3, -0.4, 3.0]))
+            norm.bias.copy_(torch.tensor([0.1, 0.0, -2.0]))
+        leaf = x.clone().requires_grad_()
+        y = norm(leaf)
+        y.backward(g)
+        found.append((y, leaf.grad, norm.weight.grad, norm.bias.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_constant_channel_and_one_sample() -> None:
+    x = torch.full((4, 2), 3.0, requires_grad=True)
+    norm = ShiftBatchNorm1d(2)
+    y = norm(x)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros(4, 2))
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert torch.equal(norm(torch.tensor([[5.0, -2.0]])), torch.zeros(1, 2))

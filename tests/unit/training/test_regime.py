@@ -31,6 +31,12 @@ def test_cosine_falls_all_the_way() -> None:
     assert 0.0 < rates[-1] < 1e-3
 
 
+def test_exponential_falls_by_one_factor() -> None:
+    regime = Regime.exponential(steps=25, lr=0.8, final_lr=0.8 / 2**20, warmup_steps=5)
+    assert lrs(regime)[5:] == pytest.approx([0.8 / 2**t for t in range(20)], rel=1e-12)
+    assert lrs(regime)[:5] == pytest.approx([0.16, 0.32, 0.48, 0.64, 0.8])
+
+
 def test_milestones_drop_at_the_named_steps() -> None:
     regime = Regime.milestones(steps=6, lr=1.0, milestone_steps=(2, 5), milestone_factor=0.5)
     assert lrs(regime) == [1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
@@ -88,6 +94,9 @@ def test_settings_round_trip_through_plain_values() -> None:
         ({"schedule": "milestones", "milestone_steps": (0,)}, "rising steps from 1 to 9"),
         ({"schedule": "milestones", "milestone_steps": (5, 3)}, "rising steps from 1 to 9"),
         ({"schedule": "milestones", "milestone_steps": (3, 3)}, "rising steps from 1 to 9"),
+        ({"schedule": "exponential"}, "final_lr=0.0, must be above 0 for schedule='exponential'"),
+        ({"flip_rate": 1.5}, r"flip_rate=1.5, must be in \(0, 1\]"),
+        ({"flip_threshold": -1.0}, "flip_threshold=-1.0"),
         ({"schedule": "milestones"}, "given with schedule='milestones' and only with it"),
         ({"milestone_steps": (5,)}, "given with schedule='milestones' and only with it"),
         ({"schedule": "milestones", "milestone_steps": (5,), "milestone_factor": 0.0}, "milestone_factor=0.0"),
