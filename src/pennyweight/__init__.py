@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pennyweight.artifact import Artifact, export, load
     from pennyweight.artifact.onnx import export_onnx
+    from pennyweight.bench.energy import energy_of
     from pennyweight.bench.model import benchmark
     from pennyweight.data import Augment, ImageDataset, load_dataset
     from pennyweight.errors import PennyweightError
@@ -77,6 +78,7 @@ _HOMES = {
     "benchmark": "pennyweight.bench.model",
     "bns_divergence": "pennyweight.methods.data_free",
     "create_model": "pennyweight.models",
+    "energy_of": "pennyweight.bench.energy",
     "evaluate": "pennyweight.training",
     "export": "pennyweight.artifact",
     "export_onnx": "pennyweight.artifact.onnx",
@@ -123,6 +125,7 @@ __all__ = [
     "benchmark",
     "bns_divergence",
     "create_model",
+    "energy_of",
     "evaluate",
     "export",
     "export_onnx",

@@ -123,8 +123,8 @@ def mac_pj(weight_bits: int, input_bits: int, table: EnergyTable) -> tuple[float
     the product of widths, which is this model's assumption.
 
     Example:
-        >>> mac_pj(32, 32, HOROWITZ_45NM)
-        (4.6, 'float32 multiply and add')
+        >>> mac_pj(1, 8, HOROWITZ_45NM)
+        (0.1, '32-bit add')
     """
     if min(weight_bits, input_bits) < 1:
         raise NumericsError(f"widths of {weight_bits} and {input_bits} bits: operands have at least one")

@@ -285,3 +285,19 @@ def test_a_refused_call_leaves_the_same_function() -> None:
     with pytest.raises(MethodError, match="both want"):
         pw.apply_(model, [pw.BNN(), pw.RoundToNearest(activations=None)])
     assert torch.equal(model(TOKENS), expected)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_quantized_nets_own_state_loads_into_a_twin(method: Any) -> None:
+    model, twin = recurrent_net(), recurrent_net()
+    for one, tokens in ((model, TOKENS), (twin, TOKENS.flip(0) // 2)):
+        pw.apply_(one, method, data=[tokens])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    assert not torch.equal(model.eval()(TOKENS), twin.eval()(TOKENS))
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(model(TOKENS), twin(TOKENS))
+    again = copy.deepcopy(model)
+    assert torch.equal(model(TOKENS), again(TOKENS))
+    assert all(left is not right for left, right in zip(model.parameters(), again.parameters(), strict=True))
