@@ -28,10 +28,11 @@ images:
   BN tolerates few bits better than batch norm: above it at 4 bits, with an interval above 0; equal to float batch
   norm: within 0.5 points at 8 bits, as above.
 
-Everything else is a table without a verdict: the sweep of one tensor at a time over 8, 6, 5, 4, 3 and 2 bits.
+Everything else is a table without a verdict: the sweep of one tensor at a time over 8, 6, 5, 4, 3 and 2 bits, and
+`--part traffic`, modelled bytes kept and moved by each layer of ResNet-20.
 
-    python benchmarks/int8_training.py [--quick] [--save] [--seeds 5] [--part method|equivalence|gradients|norm|sweep]
-                                       [--data digits|mnist|cifar10] [--bits 4 5 6 8]
+    python benchmarks/int8_training.py [--quick] [--save] [--seeds 5] [--data digits|mnist|cifar10] [--bits 4 5 6 8]
+                                       [--part method|equivalence|gradients|norm|sweep|traffic]
 
 Resumable: finished cells lie in runs/cells/int8_training.jsonl; BUDGET_HOURS limits a call. Costs on one core of a
 2-core Xeon are printed with each cell.
@@ -46,6 +47,7 @@ from torch import nn
 
 import pennyweight as pw
 from cells import BudgetSpentError, Cells
+from pennyweight.nn.training_traffic import training_traffic
 from pennyweight.numerics.random import Key
 from reporting import headline, save_rows
 
@@ -122,6 +124,22 @@ def measure(settings: Mapping[str, Any] | None, seed: int, steps: int, data: str
         return {"accuracy": 0.1, "failed": type(error).__name__}
 
 
+def traffic() -> list[dict[str, Any]]:
+    """Bytes of every layer of ResNet-20 at batch 128, modelled."""
+    model = pw.create_model("resnet20")
+    pw.apply_(model, pw.Int8Training())
+    rows: list[dict[str, Any]] = [dict(row) for row in training_traffic(model, torch.zeros(128, 3, 32, 32))]
+    columns = [name for name in rows[0] if name != "layer"]
+    rows.append({"layer": "all", **{name: sum(row[name] for row in rows) for name in columns}})
+    for row in rows:
+        saved, moved = (
+            f"{row[name] / 2**20:7.2f} of {row[f'{name}_float32'] / 2**20:7.2f}"
+            for name in ("saved_bytes", "moved_bytes")
+        )
+        print(f"modelled, {row['layer']:>16}: MiB saved {saved}, moved {moved}")
+    return rows
+
+
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95 % interval of Student's t."""
     values = torch.tensor(differences, dtype=torch.float64)
@@ -183,9 +201,15 @@ def main() -> None:
         "--data", choices=tuple(SETTINGS), default="digits", help="all but digits are below PENNYWEIGHT_DATA"
     )
     parser.add_argument("--bits", type=int, nargs="*", default=GRADIENT_BITS, help="of the part gradients")
-    parser.add_argument("--part", choices=("method", "equivalence", "gradients", "norm", "sweep", "all"), default="all")
+    parts = ("method", "equivalence", "gradients", "norm", "sweep", "traffic", "all")
+    parser.add_argument("--part", choices=parts, default="all")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.part == "traffic":
+        rows = traffic()
+        if options.save:
+            print(save_rows("int8_training_traffic", rows))
+        return
     chosen = arms("method" if options.quick else options.part, options.bits)
     full = EQUIVALENCE_STEPS if options.part == "equivalence" else SETTINGS[options.data][2]
     seeds, steps = (2, 30) if options.quick else (options.seeds, full)

@@ -1,5 +1,6 @@
 """`Int8Training`: weights, activations and neural gradients of 8 bits or fewer while training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,6 +25,7 @@ from pennyweight.numerics.random import Key
 from pennyweight.numerics.rounding import Rounding
 
 _MAX_SAMPLES = 512
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Int8Training(Method):
     quantized Range BN. Latent weights stay in float; first and last layer are quantized like all.
 
     When to use: training from scratch, or going on from a float model with `apply_` and then `train`. Keep 8 bits for
-    gradients unless a trial says that fewer do.
+    gradients unless a trial says that fewer do. `include` and `exclude` name batch norms as they name layers.
 
     Claim: state of the art on ImageNet with 8-bit weights, activations and most gradients (arXiv 1805.11046).
 
@@ -131,6 +133,7 @@ class Int8Training(Method):
 
     def claims(self, model: nn.Module) -> dict[str, frozenset[str]]:
         """The slots that are filled, and the batch norms that are replaced."""
+        layers, norms = self._matched(model)
         slots = {
             "gemm.weight.quantize": self.weights is not None,
             "gemm.input.quantize": self.activations is not None,
@@ -139,28 +142,31 @@ class Int8Training(Method):
             "gemm.backend": self.exact,
         }
         taken = frozenset(slot for slot, is_filled in slots.items() if is_filled)
-        layers = dict.fromkeys(match(model, self.include, self.exclude, self.targets), taken)
-        return layers | dict.fromkeys(self._norms(model), frozenset({"norm"}))
+        return dict.fromkeys(layers, taken) | dict.fromkeys(norms, frozenset({"norm"}))
 
-    def _norms(self, model: nn.Module) -> dict[str, nn.Module]:
-        if self.norm == "keep":
-            return {}
-        kinds: tuple[type[nn.Module], ...] = tuple(RANGE_OF)
-        return {fqn: module for fqn, module in model.named_modules() if isinstance(module, kinds)}
+    def _matched(self, model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """Layers and batch norms that the patterns leave; without a layer there is nothing to train in few bits."""
+        norms: tuple[type[nn.Module], ...] = () if self.norm == "keep" else tuple(RANGE_OF)
+        found = match(model, self.include, self.exclude, (*self.targets, *norms))
+        layers = {fqn: module for fqn, module in found.items() if isinstance(module, self.targets)}
+        if not layers:
+            match(model, targets=self.targets)  # says so where there is none at all
+            raise MethodError(f"include={self.include} matches batch norms alone: name a layer, or use RangeBatchNorm")
+        return layers, {fqn: module for fqn, module in found.items() if fqn not in layers}
 
     def _update_format(self) -> str | None:
         return self.update_gradients if self.bifurcate else self.gradients
 
     def _apply(self, model: nn.Module, context: Context) -> Applied:
-        layers = match(model, self.include, self.exclude, self.targets)
+        layers, norms = self._matched(model)
         for fqn, layer in layers.items():
             assert isinstance(layer.weight, Tensor)
             require_finite(layer.weight, f"weight of layer {fqn!r}")
-        skipped: dict[str, str] = {}
+        skipped = {} if self.norm == "keep" else _norms_in_float(model, norms)
         swaps: dict[str, nn.Module] = {fqn: as_gemm(layer) for fqn, layer in layers.items()}
         for fqn, swap in swaps.items():
             self._fill(fqn, swap)
-        for fqn, norm in self._norms(model).items():
+        for fqn, norm in norms.items():
             if type(norm) not in QUANTIZED_OF:
                 skipped[fqn] = f"{type(norm).__name__} is a batch norm with behaviour of its own"
             else:
@@ -212,3 +218,14 @@ class Int8Training(Method):
             key=Key(self.seed).fold("norm gradient", fqn),
         )
         return layer.to(norm.weight.device) if isinstance(norm.weight, Tensor) else layer
+
+
+def _norms_in_float(model: nn.Module, replaced: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Normalizations that stay as they are, by name, so that nobody takes them for quantized."""
+    return {
+        fqn: "left out by include/exclude"
+        if isinstance(module, tuple(RANGE_OF))
+        else f"{type(module).__name__} stays in float: quantized normalization takes BatchNorm1d and BatchNorm2d"
+        for fqn, module in model.named_modules()
+        if isinstance(module, _NORMS) and fqn not in replaced
+    }

@@ -10,6 +10,7 @@ from pennyweight.nn.normalization import (
     ghost_batch_norm,
 )
 from pennyweight.nn.projection import attach_projections, project_
+from pennyweight.nn.quantized_batchnorm import QuantizedBatchNorm1d, QuantizedBatchNorm2d
 from pennyweight.nn.range_batchnorm import (
     GhostRangeBatchNorm1d,
     GhostRangeBatchNorm2d,
@@ -29,6 +30,8 @@ __all__ = [
     "GhostBatchNorm3d",
     "GhostRangeBatchNorm1d",
     "GhostRangeBatchNorm2d",
+    "QuantizedBatchNorm1d",
+    "QuantizedBatchNorm2d",
     "RangeBatchNorm1d",
     "RangeBatchNorm2d",
     "accumulator_rates",

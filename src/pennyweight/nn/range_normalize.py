@@ -3,11 +3,13 @@
 Statistics of a whole batch, of ghost batches and the running ones; the modules are in `range_batchnorm`.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pennyweight.errors import MethodError
 from pennyweight.numerics.order_statistics import RangeScale, range_constant
@@ -72,6 +74,7 @@ class _NormalizeRows(torch.autograd.Function):
         return y, mean, deviation
 
     @staticmethod
+    @once_differentiable  # the closed form reads values that have no gradient: a second derivative would be wrong
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, inverse, deviation, where, slopes, gain = ctx.saved_tensors
         g = grads[0]
@@ -170,8 +173,10 @@ def _groups(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, and mean and deviation as (groups, channels), of equal groups of consecutive samples."""
     channels, size = x.shape[1], x.shape[0] // groups
-    folded = x.reshape(groups, size, channels, -1).transpose(1, 2)  # (groups, channels, size, spatial)
-    rows = folded.reshape(groups * channels, -1)
+    spatial = math.prod(x.shape[2:])
+    folded = x.reshape(groups, size, channels, spatial).transpose(1, 2)  # (groups, channels, size, spatial)
+    # Contiguous, so that sums have one order in every memory format.
+    rows = folded.reshape(groups * channels, size * spatial).contiguous()
     if rows.shape[1] < 2:
         raise MethodError(
             f"Range BN has {rows.shape[1]} value(s) a channel for an input of shape {tuple(x.shape)} in {groups} "

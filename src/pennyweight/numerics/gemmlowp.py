@@ -17,14 +17,14 @@ from pennyweight.numerics.blocked import blocked_matmul
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def affine_matmul(q1: Tensor, zero1: int, q2: Tensor, zero2: int) -> Tensor:
+def affine_matmul(q1: Tensor, zero1: int, q2: Tensor, zero2: int | Tensor) -> Tensor:
     """(q1 - zero1) @ (q2 - zero2).T as int32, from the product of the codes and their row sums.
 
     Args:
         q1: (M, K) integer codes.
         zero1: their zero point.
         q2: (N, K) integer codes.
-        zero2: their zero point.
+        zero2: their zero point, or one a row, (N,) integers, as weights quantized by output channel have.
 
     Raises:
         NumericsError: the shapes do not fit, or a sum can leave int32.
@@ -34,6 +34,10 @@ def affine_matmul(q1: Tensor, zero1: int, q2: Tensor, zero2: int) -> Tensor:
         [[2]]
     """
     k = q1.shape[-1]
+    if isinstance(zero2, Tensor):
+        if zero2.shape != q2.shape[:1]:
+            raise NumericsError(f"zero points of shape {tuple(zero2.shape)} for {len(q2)} rows: give one a row")
+        zero2 = zero2.to(torch.int64)
     total = blocked_matmul(q1, q2).to(torch.int64)
     total = total - zero1 * q2.to(torch.int64).sum(1) - zero2 * q1.to(torch.int64).sum(1, keepdim=True)
     total = total + k * zero1 * zero2
@@ -68,7 +72,7 @@ def fixed_point_multiplier(real: float) -> tuple[int, int]:
 
 
 def saturating_doubling_high_mul(a: Tensor, b: int) -> Tensor:
-    """The high 32 bits of 2ab, rounded to nearest, halves away from zero; int32 min squared saturates.
+    """The high 32 bits of 2ab, rounded to nearest, halves up; int32 min squared saturates.
 
     Args:
         a: int32.

@@ -90,6 +90,36 @@ def test_layers_left_out_are_named() -> None:
     assert set(record.skipped) == {"0", "8"}
 
 
+def test_norms_follow_the_patterns_and_those_in_float_are_named() -> None:
+    model = net()
+    record = pw.apply_(model, pw.Int8Training(exclude=("1",)))
+    assert not isinstance(record, list)
+    assert type(model[1]) is nn.BatchNorm2d
+    assert isinstance(model[4], QuantizedBatchNorm2d)
+    assert record.skipped == {"1": "left out by include/exclude"}
+    model = net()
+    pw.apply_(model, [pw.GhostBatchNorm(ghost_batch_size=8, include=("1",)), pw.Int8Training(exclude=("1",))])
+    assert gradients(model)
+    others = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.Flatten(), nn.LayerNorm(2), nn.Linear(2, 2))
+    record = pw.apply_(others, pw.Int8Training())
+    assert not isinstance(record, list)
+    assert set(record.skipped) == {"1", "3"}
+    assert "BatchNorm3d stays in float" in record.skipped["1"]
+    with pytest.raises(MethodError, match=r"matches batch norms alone"):
+        pw.apply_(net(), pw.Int8Training(include=("1", "4")))
+    with pytest.raises(MethodError, match=r"no module of the types Linear"):
+        pw.apply_(nn.Sequential(nn.BatchNorm1d(3)), pw.Int8Training())
+
+
+def test_a_second_method_learns_which_pattern_ends_the_collision() -> None:
+    """The remedy the message names works: it did not while norms knew no patterns."""
+    model = net()
+    pw.apply_(model, pw.GhostBatchNorm(ghost_batch_size=8))
+    with pytest.raises(MethodError, match=r"exclude=\('1',\)"):
+        pw.apply_(model, pw.Int8Training())
+    pw.apply_(model, pw.Int8Training(exclude=("1", "4")))
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"weights": "int9"}, "weights"),
     ({"activations": "e4m3"}, "activations"),

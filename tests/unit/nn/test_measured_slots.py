@@ -1,12 +1,14 @@
 """The quantizers of 8-bit training: ranges, exact zeros, unbiased gradients, one copy or two."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pennyweight.errors import NumericsError
 from pennyweight.nn.gemm import GemmConv2d, GemmLinear, GemmModule
@@ -210,6 +212,44 @@ def test_bifurcation_changes_neither_output_nor_weight_gradient(index: int) -> N
     assert not torch.equal(dw, dw3)
     assert not torch.equal(dx, dx2)
     assert torch.equal(dx2, dx3), "one copy: the same draws for both products"
+
+
+@pytest.mark.parametrize("bifurcate", [True, False])
+def test_bifurcation_costs_one_forward_and_two_backward_products(bifurcate: bool) -> None:
+    """The published code computed each convolution twice forward to have two gradients."""
+    layer = filled(GemmLinear(30, 20, bias=False), INT4, bifurcate)
+    x = sample(8, 30).requires_grad_()
+    counted = CountProducts()
+    with counted:
+        y = layer(x)
+        assert counted.found == ["mm"]
+        y.backward(sample(8, 20, seed=1))
+    assert counted.found == ["mm"] * 3
+
+
+class CountProducts(TorchDispatchMode):
+    """Names of the matrix products that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "matmul", "bmm", "linear"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_empty_batch_passes() -> None:
+    layer = filled(GemmLinear(6, 5), INT8, True)
+    before = layer.slots.weight(layer.weight)
+    y = layer(torch.zeros(0, 6))
+    y.sum().backward()
+    assert y.shape == (0, 5)
+    assert layer.weight.grad is not None
+    assert not bool(layer.weight.grad.any())
+    assert torch.equal(layer.slots.weight(layer.weight), before)
 
 
 def test_the_weight_gradient_is_the_float_gradient_times_the_quantized_input() -> None:

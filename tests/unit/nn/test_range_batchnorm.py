@@ -257,3 +257,38 @@ def test_half_precision_is_computed_in_float32() -> None:
     y = range_batch_norm(x, None, None)
     assert y.dtype == torch.float16
     torch.testing.assert_close(y, range_batch_norm(x.float(), None, None).half())
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = sample(8, 3, 4, 4).requires_grad_()
+    (slope,) = torch.autograd.grad(range_batch_norm(x, None, None).pow(3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_neither_threads_nor_the_memory_format_change_a_bit() -> None:
+    x, g = (sample(32, 16, 12, 12, seed=seed, dtype=torch.float32) for seed in (0, 1))
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count, memory_format in (
+            (1, torch.contiguous_format),
+            (2, torch.contiguous_format),
+            (1, torch.channels_last),
+        ):
+            torch.set_num_threads(count)
+            norm = RangeBatchNorm2d(16).train()
+            values = x.contiguous(memory_format=memory_format).requires_grad_()
+            y = norm(values)
+            (grad,) = torch.autograd.grad(y, values, g)
+            found.append((y.detach(), grad, norm.running_mean, norm.running_var))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 2, 2), (4, 3, 0, 2)])
+def test_no_values_are_refused_by_name(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MethodError, match=r"0 value\(s\) a channel"):
+        range_batch_norm(torch.zeros(shape), None, None)

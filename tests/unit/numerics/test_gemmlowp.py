@@ -70,6 +70,16 @@ def test_affine_products_are_the_plain_ones(data: st.DataObject) -> None:
     assert found.dtype == torch.int32
 
 
+def test_weights_by_channel_have_a_zero_point_a_row() -> None:
+    q1, q2 = torch.tensor([[0, 255, 7], [128, 3, 9]]), torch.tensor([[-128, 127, 5], [1, 2, 3], [0, 0, -9]])
+    zeros = torch.tensor([-3, 100, 0], dtype=torch.int8)
+    rows = [[q - int(zero) for q in row] for row, zero in zip(q2.tolist(), zeros, strict=True)]
+    expected = python_matmul([[q - 128 for q in row] for row in q1.tolist()], rows)
+    assert affine_matmul(q1, 128, q2, zeros).tolist() == expected
+    with pytest.raises(NumericsError, match=r"zero points of shape \(2,\) for 3 rows"):
+        affine_matmul(q1, 128, q2, zeros[:2])
+
+
 def test_int8_minimum_is_its_own_bound() -> None:
     a = torch.full((1, 2000), -128, dtype=torch.int8)
     assert blocked_matmul(a, a).tolist() == [[2000 * 16384]]
@@ -99,15 +109,23 @@ def test_multipliers_are_within_half_a_unit(real: float) -> None:
 
 
 @given(INT32, INT32)
-def test_the_high_product_is_rounded_half_away(a: int, b: int) -> None:
-    """gemmlowp divides by 2^31 after a nudge of 2^30 or 1 - 2^30: halves go up, for either sign."""
-    found = int(saturating_doubling_high_mul(torch.tensor(a, dtype=torch.int32), b))
-    exact = Fraction(a * b, 2**31)
-    if a == b == -(2**31):
-        assert found == 2**31 - 1
-        return
-    assert abs(found - exact) <= Fraction(1, 2)
-    assert found in (math.floor(exact), math.ceil(exact))
+def test_the_high_product_is_rounded_half_up(a: int, b: int) -> None:
+    """gemmlowp divides by 2^31, towards zero, after a nudge of 2^30 or 1 - 2^30: halves go up, for either sign."""
+    assert high_mul(a, b) == (2**31 - 1 if a == b == -(2**31) else half_up(Fraction(a * b, 2**31)))
+
+
+@pytest.mark.parametrize("odd", [1, 3, -1, -3, -5])
+def test_halves_of_the_high_product_go_up(odd: int) -> None:
+    """Values that random draws hardly meet: the multiplier 1/2 and odd sums."""
+    assert high_mul(odd, 2**30) == (odd + 1) // 2
+
+
+def high_mul(a: int, b: int) -> int:
+    return int(saturating_doubling_high_mul(torch.tensor(a, dtype=torch.int32), b))
+
+
+def half_up(x: Fraction) -> int:
+    return math.floor(x + Fraction(1, 2))
 
 
 @given(INT32, st.integers(0, 31))
@@ -126,6 +144,15 @@ def test_requantized_codes_are_within_one_of_the_real_quotient(total: int, real:
     assert abs(found - exact) <= 1 + abs(exact) / 2**29
     clamped = requantize(torch.tensor([total], dtype=torch.int32), fixed_point_multiplier(real), zero, -128, 127)
     assert int(clamped) == max(-128, min(127, found))
+
+
+@given(INT32, st.floats(1e-12, 1e12), st.integers(-128, 127))
+def test_requantized_codes_are_python_integers_to_the_last_bit(total: int, real: float, zero: int) -> None:
+    integer, shift = fixed_point_multiplier(real)
+    wide = max(-(2**31), min(2**31 - 1, total * 2 ** max(0, -shift)))
+    expected = half_away(Fraction(half_up(Fraction(wide * integer, 2**31)), 2 ** max(0, shift))) + zero
+    found = requantize(torch.tensor([total], dtype=torch.int32), (integer, shift), zero, -128, 127)
+    assert int(found) == max(-128, min(127, expected))
 
 
 @pytest.mark.parametrize(("real", "expected"), [(2.0**-40, 0), (2.0**40, 127)])

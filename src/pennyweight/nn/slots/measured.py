@@ -91,9 +91,9 @@ class MeasuredInput(SlotContent):
 
     def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         require_finite(x, "the activations to quantize")
+        if x.numel() == 0:
+            return self.low.new_zeros(()), self.high.new_zeros(())
         samples = (x.reshape(x.shape[0], -1) if x.dim() > 1 else x[None]).float()
-        if samples.numel() == 0:
-            return samples.new_zeros(()), samples.new_zeros(())
         low, high = samples.aminmax(dim=1)
         return (low.mean(), high.mean()) if self.over == "sample" else (low.amin(), high.amax())
 
