@@ -1,0 +1,1 @@
+"""Masks of N:M sparsity: which weights and gradients stay."""
