@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 SOURCES = Path("src/pennyweight/kernels/cpu")
-COMMON = ("portable", "registry", "self_test", "pool", "api", "chain", "philox")
+COMMON = ("portable", "registry", "self_test", "pool", "api", "chain", "philox", "nm_masks")
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall")
 AVX512 = ("-mavx2", "-mpopcnt", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 # file, macro, flags; a path builds on the ones before it, so the first that fails ends the list
