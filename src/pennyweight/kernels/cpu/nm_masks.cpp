@@ -5,6 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include <atomic>
 
 #include "pool.h"
@@ -29,10 +33,18 @@ Ints same(int32_t x) { return Ints{x, x, x, x}; }
 Floats choose(Ints mask, Floats yes, Floats no) { return (Floats)((mask & (Ints)yes) | (~mask & (Ints)no)); }
 Ints larger(Ints a, Ints b) { return ((a > b) & a) | (~(a > b) & b); }
 Floats absolute(Floats x) { return (Floats)((Ints)x & same(0x7FFFFFFF)); }
-bool any(Ints mask) {
-    const Longs halves = (Longs)mask;
-    return (halves[0] | halves[1]) != 0;
+#if defined(__SSE2__)
+bool any(Ints mask) { return _mm_movemask_epi8((__m128i)mask) != 0; }
+Longs times_even(Words a, Longs factor) { return (Longs)_mm_mul_epu32((__m128i)a, (__m128i)factor); }
+void transpose(Floats* r) { _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]); }
+#else
+bool any(Ints mask) { return (mask[0] | mask[1] | mask[2] | mask[3]) != 0; }
+Longs times_even(Words a, Longs factor) { return ((Longs)a & Longs{0xFFFFFFFFu, 0xFFFFFFFFu}) * factor; }
+void transpose(Floats* r) {
+    const Floats a = r[0], b = r[1], c = r[2], d = r[3];
+    for (int i = 0; i < 4; ++i) r[i] = Floats{a[i], b[i], c[i], d[i]};
 }
+#endif
 
 struct Products {
     Words low, high;
@@ -40,10 +52,9 @@ struct Products {
 
 // The 64-bit products of four words with a constant.
 Products times(Words a, uint32_t factor) {
-    const Longs wide = {factor, factor};
-    const Longs mask = {0xFFFFFFFFu, 0xFFFFFFFFu};
-    const Longs even = ((Longs)a & mask) * wide, odd = ((Longs)a >> 32) * wide;
-    return {(Words)((even & mask) | (odd << 32)), (Words)((even >> 32) | (odd & ~mask))};
+    const Longs wide = {factor, factor}, low = {0xFFFFFFFFu, 0xFFFFFFFFu};
+    const Longs even = times_even(a, wide), odd = times_even((Words)((Longs)a >> 32), wide);
+    return {(Words)((even & low) | (odd << 32)), (Words)((even >> 32) | (odd & ~low))};
 }
 
 // numerics.random.uniform for elements first .. first + count - 1, `first` a multiple of 4; writes whole blocks of 16.
@@ -64,12 +75,13 @@ void uniform(uint32_t key0, uint32_t key1, int64_t first, int64_t count, float* 
             c3 = p0.low;
             k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
-        for (int lane = 0; lane < 4; ++lane) {
-            const uint32_t words[4] = {c0[lane], c1[lane], c2[lane], c3[lane]};
-            for (int j = 0; j < 4; ++j) {
-                u[i + 4 * lane + j] = static_cast<float>(static_cast<int32_t>(words[j] >> 8)) * 0x1p-24f;
-            }
+        Floats out[4];
+        const Words words[4] = {c0, c1, c2, c3};
+        for (int j = 0; j < 4; ++j) {
+            out[j] = __builtin_convertvector((Ints)(words[j] >> 8), Floats) * same(0x1p-24f);
         }
+        transpose(out);
+        memcpy(u + i, out, sizeof out);
     }
 }
 
@@ -79,9 +91,8 @@ void load(const float* x, int64_t m, int64_t stride, int64_t lanes, Floats* grou
     if (stride > 0 && lanes == 4) {
         for (int64_t i = 0; i < m; ++i) memcpy(&group[i], x + i * stride, 16);
     } else if (stride == 0 && m == 4 && lanes == 4) {
-        Floats r[4];
-        memcpy(r, x, 64);
-        for (int i = 0; i < 4; ++i) group[i] = Floats{r[0][i], r[1][i], r[2][i], r[3][i]};
+        memcpy(group, x, 64);
+        transpose(group);
     } else {
         const int64_t across = stride > 0 ? 1 : m, along = stride > 0 ? stride : 1;
         for (int64_t i = 0; i < m; ++i) {
@@ -95,8 +106,8 @@ void store(const Floats* group, int64_t m, int64_t stride, int64_t lanes, float*
     if (stride > 0 && lanes == 4) {
         for (int64_t i = 0; i < m; ++i) memcpy(out + i * stride, &group[i], 16);
     } else if (stride == 0 && m == 4 && lanes == 4) {
-        Floats r[4];
-        for (int i = 0; i < 4; ++i) r[i] = Floats{group[0][i], group[1][i], group[2][i], group[3][i]};
+        Floats r[4] = {group[0], group[1], group[2], group[3]};
+        transpose(r);
         memcpy(out, r, 64);
     } else {
         const int64_t across = stride > 0 ? 1 : m, along = stride > 0 ? stride : 1;
@@ -114,53 +125,61 @@ Floats sum(const Floats* size, int64_t m) {
 
 Ints certain(Floats size, Floats tau) { return (size >= tau) & (size > same(0.0f)); }
 
+// Scales groups whose sum overflows by 2^-8; returns false where a value is not finite.
+bool scale(Floats* size, int64_t m, Floats* total, Floats* up) {
+    for (int64_t i = 0; i < m; ++i) {
+        if (any((Ints)size[i] >= kInfinity)) return false;
+    }
+    const Ints overflows = (Ints)*total == same(kInfinity);
+    const Floats down = choose(overflows, same(0x1p-8f), same(1.0f));
+    *up = choose(overflows, same(0x1p8f), same(1.0f));
+    for (int64_t i = 0; i < m; ++i) size[i] = size[i] * down;
+    *total = sum(size, m);
+    return true;
+}
+
 // Prunes four groups in place; returns false where a value is not finite. M is m where it is known, else 0.
 template <int M>
 bool prune(Floats* group, int64_t runtime_m, int n, Floats u) {
     const int64_t m = M > 0 ? M : runtime_m;
-    Floats size[M > 0 ? M : kMaxGroup];
-    Ints largest = same(0);
-    for (int64_t i = 0; i < m; ++i) {
-        size[i] = absolute(group[i]);
-        const Ints bits = (Ints)size[i];
-        largest = larger(bits, largest);
-    }
-    if (any(largest >= kInfinity)) return false;
-    const Floats zero = same(0.0f), all = same(static_cast<float>(n));
-    Floats total = sum(size, m), up = same(1.0f);
-    const Ints overflows = (Ints)total == same(kInfinity);
-    if (any(overflows)) {
-        const Floats down = choose(overflows, same(0x1p-8f), up);
-        up = choose(overflows, same(0x1p8f), up);
-        for (int64_t i = 0; i < m; ++i) size[i] = size[i] * down;
-        total = sum(size, m);
-    }
-    Floats tau = total / all, left = all;
+    const Floats zero = same(0.0f), one = same(1.0f), all = same(static_cast<float>(n));
+    Floats size[M > 0 ? M : kMaxGroup], up = one;
     Ints sure[M > 0 ? M : kMaxGroup];
+    for (int64_t i = 0; i < m; ++i) size[i] = absolute(group[i]);
+    Floats total = sum(size, m);
+    if (any((Ints)total >= kInfinity) && !scale(size, m, &total, &up)) return false;
+    Floats tau = total / all, left = all;
     for (int pass = 0;; ++pass) {
         left = all;
         Floats rest = zero;
         for (int64_t i = 0; i < m; ++i) {
             sure[i] = certain(size[i], tau);
-            left = left - choose(sure[i], same(1.0f), zero);
+            left = left - choose(sure[i], one, zero);
             rest = rest + choose(sure[i], zero, size[i]);
         }
         if (pass == n - 1) break;
         const Floats lower = choose(left > zero, rest / left, tau);
-        if (!any(lower != tau)) break;
+        if (n > 2 && !any(lower != tau)) break;  // a second pass costs less than foreseeing that it is not needed
         tau = lower;
     }
-    Floats point = u * tau, reached = zero, slots = all;
+    if (any(left < zero)) {  // rounding made tau so small that more than n are certain: the first n of them are
+        Floats slots = all;
+        for (int64_t i = 0; i < m; ++i) {
+            const Ints kept = sure[i] & (slots > zero);
+            slots = slots - choose(kept, one, zero);
+            size[i] = choose(sure[i], zero, size[i]);
+            sure[i] = kept;
+        }
+    }
+    Floats point = u * tau, reached = zero;
     const Floats level = tau * up;
     for (int64_t i = 0; i < m; ++i) {
         reached = reached + choose(sure[i], zero, size[i]);
         const Ints hit = ~sure[i] & (reached > point) & (left > zero);
-        point = choose(hit, point + tau, point);
-        left = left - choose(hit, same(1.0f), zero);
-        const Ints kept = sure[i] & (slots > zero);
-        slots = slots - choose(kept, same(1.0f), zero);
+        point = point + choose(hit, tau, zero);
+        left = left - choose(hit, one, zero);
         const Floats drawn = (Floats)((Ints)level | ((Ints)group[i] & same(INT32_MIN)));
-        group[i] = choose(kept, group[i], choose(hit, drawn, zero));
+        group[i] = choose(sure[i], group[i], choose(hit, drawn, zero));
     }
     return true;
 }
