@@ -10,6 +10,8 @@ from pennyweight.methods.bnn import BNN
 from pennyweight.methods.ghost_batchnorm import GhostBatchNorm
 from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
+from pennyweight.methods.mvue import MVUE
+from pennyweight.methods.nm_sparsity import NMSparsity
 from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.quantize_attention import QuantizeAttention
 from pennyweight.methods.range_batchnorm import RangeBatchNorm
@@ -19,6 +21,7 @@ from pennyweight.methods.statistics_tuning import StatisticsTuning
 __all__ = [
     "BNN",
     "GPTQ",
+    "MVUE",
     "AdaQuant",
     "AdaRound",
     "Applied",
@@ -29,6 +32,7 @@ __all__ = [
     "GhostBatchNorm",
     "Int8Training",
     "Method",
+    "NMSparsity",
     "Paper",
     "QDrop",
     "QuantizeAttention",
