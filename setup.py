@@ -29,6 +29,7 @@ COMMON = (
     "images",
     "bitplanes",
     "philox",
+    "nm_masks",
     "transposable",
 )
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall")

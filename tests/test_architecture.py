@@ -15,9 +15,9 @@ FLOORS = {
     "bench": 5, "recipes": 5, "report": 5,
     "cli": 6,
 }  # fmt: skip
-# Neighbours on one floor stay strangers, but for these: an operator calls its kernel, a model is made of modules,
-# and a recipe is what ties bench and report together.
-NEIGHBOURS = {("ops", "kernels"), ("models", "nn"), ("recipes", "bench"), ("recipes", "report")}
+# Neighbours on one floor stay strangers, but for these: masks are made with numbers, an operator calls its kernel, a
+# model is made of modules, and a recipe is what ties bench and report together.
+NEIGHBOURS = {("masks", "numerics"), ("ops", "kernels"), ("models", "nn"), ("recipes", "bench"), ("recipes", "report")}
 REFEREES = {"mlperf", "rle"}
 MAX_LINES = 600
 

@@ -14,6 +14,7 @@ from pennyweight.artifact.loaded import Artifact, load
 from pennyweight.artifact.recurrent import with_gates
 from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
+from pennyweight.nn.masking import fold_masks_
 from pennyweight.nn.products import PRODUCTS
 from pennyweight.nn.recurrent import slot_recurrent_
 from pennyweight.numerics.checks import require_finite
@@ -54,7 +55,7 @@ def export(
     path = Path(path)
     if example_input is not None:
         require_samples("example_input", example_input)
-    frozen = modules.named_throughout(copy.deepcopy(model).cpu().eval())
+    frozen = fold_masks_(modules.named_throughout(copy.deepcopy(model).cpu().eval()))
     slot_recurrent_(frozen)
     input_name, steps, output = program.capture(frozen)
     named = dict(frozen.named_modules())

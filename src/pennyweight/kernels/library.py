@@ -40,6 +40,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     ),
     "pw_transposable": (None, (_int, _ptr, _i64, _i64, _i64, _int, _int, _int, _ptr, _int)),
     "pw_philox": (None, (ctypes.c_uint32, ctypes.c_uint32, _i64, _ptr, _int)),
+    "pw_nm_mask": (_int, (_ptr, _i64, _i64, _i64, _i64, _int, _ptr, _int)),
+    "pw_mvue": (_int, (_ptr, _i64, _i64, _i64, _i64, _int, ctypes.c_uint32, ctypes.c_uint32, _ptr, _int)),
     "pw_chain_create": (_ptr, (_int,)),
     "pw_chain_free": (None, (_ptr,)),
     "pw_chain_add": (None, (_ptr, _int, _ptr, _i64, _i64, _ptr, _ptr)),

@@ -14,6 +14,8 @@ from pennyweight.methods.gptq import GPTQ
 from pennyweight.methods.int8_training import Int8Training
 from pennyweight.methods.integer_accumulator import IntegerAccumulator
 from pennyweight.methods.lba import LBA
+from pennyweight.methods.mvue import MVUE
+from pennyweight.methods.nm_sparsity import NMSparsity
 from pennyweight.methods.qdrop import QDrop
 from pennyweight.methods.qnn import QNN
 from pennyweight.methods.quantize_attention import QuantizeAttention
@@ -26,6 +28,7 @@ __all__ = [
     "BNN",
     "GPTQ",
     "LBA",
+    "MVUE",
     "QNN",
     "AccumulatorUnderflow",
     "AdaQuant",
@@ -39,6 +42,7 @@ __all__ = [
     "Int8Training",
     "IntegerAccumulator",
     "Method",
+    "NMSparsity",
     "Paper",
     "QDrop",
     "QuantizeAttention",

@@ -21,6 +21,7 @@ from pennyweight.errors import ArtifactError
 from pennyweight.methods.base import applications
 from pennyweight.nn.accumulators import accumulator_slots
 from pennyweight.nn.gemm import GemmModule
+from pennyweight.nn.masking import fold_masks_
 from pennyweight.numerics.checks import require_finite
 
 OLDEST_OPSET, NEWEST_OPSET = 21, 23
@@ -109,7 +110,7 @@ def export_onnx(
         if inputs is not None:
             require_samples(name, inputs)
     path = Path(path)
-    original = modules.named_throughout(copy.deepcopy(model).cpu().eval())
+    original = fold_masks_(modules.named_throughout(copy.deepcopy(model).cpu().eval()))
     _require_float32(original, example_input)
     _require_plain_sums(original)
     samples = (example_input if samples is None else samples).cpu()
