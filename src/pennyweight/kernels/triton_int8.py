@@ -27,7 +27,7 @@ _BLOCK_M, _BLOCK_N, _BLOCK_K = 64, 64, 64
 
 @jit  # type: ignore[untyped-decorator]
 def _int8_matmul(
-    a: Any, b: Any, out: Any, m: Any, n: Any, k: Any,
+    a: "Any", b: "Any", out: "Any", m: "Any", n: "Any", k: "Any",
     block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of out[m, n] = a[m, k] . b[n, k]; all row-major and contiguous."""

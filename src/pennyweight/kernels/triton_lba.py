@@ -32,14 +32,14 @@ _BLOCK_M, _BLOCK_N = 32, 64
 
 
 @jit  # type: ignore[untyped-decorator]
-def _one_less(value: Any, moves: Any) -> Any:
+def _one_less(value: "Any", moves: "Any") -> "Any":
     """The neighbour of smaller magnitude where asked."""
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(moves, bits - 1, bits).to(tl.float32, bitcast=True)
 
 
 @jit  # type: ignore[untyped-decorator]
-def _add(a: Any, b: Any, ptx: tl.constexpr) -> Any:
+def _add(a: "Any", b: "Any", ptx: tl.constexpr) -> "Any":
     """a + b cut to float32 towards zero."""
     if ptx:
         total = tl.inline_asm_elementwise(
@@ -54,7 +54,7 @@ def _add(a: Any, b: Any, ptx: tl.constexpr) -> Any:
 
 
 @jit  # type: ignore[untyped-decorator]
-def _multiply(a: Any, b: Any, ptx: tl.constexpr) -> Any:
+def _multiply(a: "Any", b: "Any", ptx: tl.constexpr) -> "Any":
     """a * b cut to float32 towards zero."""
     if ptx:
         product = tl.inline_asm_elementwise(
@@ -68,7 +68,7 @@ def _multiply(a: Any, b: Any, ptx: tl.constexpr) -> Any:
 
 
 @jit  # type: ignore[untyped-decorator]
-def _cut(value: Any, mask: Any, smallest: Any, largest: Any) -> Any:
+def _cut(value: "Any", mask: "Any", smallest: "Any", largest: "Any") -> "Any":
     """To the format: mantissa by a mask, the ends by comparing bits, which order like magnitudes."""
     bits = value.to(tl.int32, bitcast=True)
     magnitude = tl.minimum(bits & mask, largest)
@@ -78,8 +78,8 @@ def _cut(value: Any, mask: Any, smallest: Any, largest: Any) -> Any:
 
 @jit  # type: ignore[untyped-decorator]
 def _accumulated_matmul(
-    x: Any, columns: Any, z: Any, m: Any, n: Any, k: Any, chunk: Any,
-    mask: Any, product_smallest: Any, product_largest: Any, sum_smallest: Any, sum_largest: Any,
+    x: "Any", columns: "Any", z: "Any", m: "Any", n: "Any", k: "Any", chunk: "Any",
+    mask: "Any", product_smallest: "Any", product_largest: "Any", sum_smallest: "Any", sum_largest: "Any",
     block_m: tl.constexpr, block_n: tl.constexpr, ptx: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of z[m, n] = x[m, k] . columns[k, n]; all row-major and contiguous."""
