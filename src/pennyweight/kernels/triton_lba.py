@@ -5,7 +5,7 @@ the result further, by a mask on the mantissa, equals cutting the exact value. W
 interpreter, a sum rounded to nearest is moved back by what Knuth's error-free sum says of its error, and a product is
 compared with the exact one in float64. Order of k: chunk by chunk, as everywhere.
 
-Tested through the interpreter on a CPU; unproven on a card as of this version.
+Tested through the interpreter and compiled for a GPU on a CPU; unproven on a card as of this version.
 """
 
 import os
