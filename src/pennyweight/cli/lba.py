@@ -62,6 +62,7 @@ def sweep(
     print("* of an addition against float32; gates and energy are modelled. Sums are simulated, biases measured.")
     if out is not None:
         from pennyweight.report.accumulator_plots import accuracy_against_energy
+        from pennyweight.report.svg import standalone
 
         out.mkdir(parents=True, exist_ok=True)
         rows = [row.to_dict() for row in found.rows]
@@ -72,4 +73,4 @@ def sweep(
         layers = {f"{row.format}/{row.chunk}": {n: vars(r) for n, r in row.layers.items()} for row in found.rows}
         (out / "layers.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
         picture = accuracy_against_energy(rows, found.float_accuracy, f"{model} in accumulators of few bits")
-        (out / "sweep.svg").write_text(picture, encoding="utf-8")
+        (out / "sweep.svg").write_text(standalone(picture), encoding="utf-8")

@@ -5,7 +5,7 @@ the result further, by a mask on the mantissa, equals cutting the exact value. W
 interpreter, a sum rounded to nearest is moved back by what Knuth's error-free sum says of its error, and a product is
 compared with the exact one in float64. Order of k: chunk by chunk, as everywhere.
 
-Tested through the interpreter on a CPU; unproven on a card as of this version.
+Tested through the interpreter and compiled for a GPU on a CPU; unproven on a card as of this version.
 
 Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
@@ -45,25 +45,29 @@ def _one_less(value, moves):
 def _add(a, b, ptx: tl.constexpr):
     """a + b cut to float32 towards zero."""
     if ptx:
-        return tl.inline_asm_elementwise(
+        total = tl.inline_asm_elementwise(
             "add.rz.f32 $0, $1, $2;", "=f,f,f", [a, b], dtype=tl.float32, is_pure=True, pack=1
         )
-    total = a + b
-    virtual = total - a
-    error = (a - (total - virtual)) + (b - virtual)
-    return _one_less(total, (error != 0) & ((error < 0) == (total > 0)))
+    else:
+        nearest = a + b
+        virtual = nearest - a
+        error = (a - (nearest - virtual)) + (b - virtual)
+        total = _one_less(nearest, (error != 0) & ((error < 0) == (nearest > 0)))
+    return total
 
 
 @jit
 def _multiply(a, b, ptx: tl.constexpr):
     """a * b cut to float32 towards zero."""
     if ptx:
-        return tl.inline_asm_elementwise(
+        product = tl.inline_asm_elementwise(
             "mul.rz.f32 $0, $1, $2;", "=f,f,f", [a, b], dtype=tl.float32, is_pure=True, pack=1
         )
-    product = a * b
-    exact = a.to(tl.float64) * b.to(tl.float64)
-    return _one_less(product, tl.abs(product.to(tl.float64)) > tl.abs(exact))
+    else:
+        nearest = a * b
+        exact = a.to(tl.float64) * b.to(tl.float64)
+        product = _one_less(nearest, tl.abs(nearest.to(tl.float64)) > tl.abs(exact))
+    return product
 
 
 @jit
@@ -93,7 +97,8 @@ def _accumulated_matmul(
             inside = start + offset < k  # zeros beyond change nothing
             left = tl.load(lefts, mask=(rows < m) & inside, other=0.0)
             right = tl.load(rights, mask=(places < n) & inside, other=0.0)
-            a, b = tl.broadcast(left[:, None], right[None, :])
+            a = tl.broadcast_to(left[:, None], (block_m, block_n))
+            b = tl.broadcast_to(right[None, :], (block_m, block_n))
             product = _cut(_multiply(a, b, ptx), mask, product_smallest, product_largest)
             sums = _cut(_add(sums, product, ptx), mask, sum_smallest, sum_largest)
             lefts += 1

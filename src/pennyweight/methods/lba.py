@@ -40,7 +40,10 @@ class LBA(Method):
     Claim: 12-bit accumulators without significant loss on ImageNet and SQuAD after fine-tuning; below that finer
     gradients improve accuracy (arXiv 2401.14110).
 
-    Measured here: see `docs/lba.md`.
+    Measured here: a perceptron without batch norm on digits, 5 seeds: 12 bits 0.00 points from float [-0.24, +0.24]; 7
+    bits that saturate at 1.9 lose 40.8 with "identity", and "recursive-of" gives back 41.1 [+31.6, +50.5]. In 12 bits,
+    a vision transformer with attention -0.22 [-0.79, +0.34]; the public ResNet-20 -0.10 as converted, +0.10 [-0.40,
+    +0.60] fine-tuned (`results/lba_training-*`; more in `docs/lba.md`).
 
     Caveats: simulated: it says what accuracy such hardware has, never how fast it is. In C++ some 6 GMAC/s a core;
     finer gradients run in torch at a hundredth of that. Three-dimensional convolutions are left out. The exact bits

@@ -121,6 +121,11 @@ def to_svg(figure: Any, *, name: str, title: str, description: str) -> str:
     return head + label + svg[opening.end() :].strip()
 
 
+def standalone(svg: str) -> str:
+    """A picture as a file of its own, with the font and the paper that a page would have given it."""
+    return svg.replace("<svg ", f'<svg style="font-family: sans-serif; background: {PAPER}" ', 1)
+
+
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:
     """Apply a change inside tags only, never in the text between them, which is the user's."""
     return re.sub(r"<[^>]*>", lambda match: change(match.group()), svg)

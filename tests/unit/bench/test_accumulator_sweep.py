@@ -68,6 +68,7 @@ def test_the_command(trained: nn.Module, tmp_path: Path) -> None:
     layers = json.loads((tmp_path / "o" / "layers.json").read_text())
     assert set(layers["M2E3/8"]) == {"linear1", "linear2"}
     picture = (tmp_path / "o" / "sweep.svg").read_text()
+    assert picture.startswith('<svg style="font-family: sans-serif; background: ')
     assert "chunks of 8" in picture
     assert picture.count("M7E4") >= 2  # beside its mark, and for those who cannot see it
     untrained = CliRunner().invoke(app, command)
