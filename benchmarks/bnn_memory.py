@@ -9,7 +9,8 @@ Three figures for each net and preset, both arms of the same weights on the same
     time       forward and backward pass, interleaved in one process: what packing costs
 
 Checked first: loss and all gradients equal to the bit. Margins fixed beforehand: at least 5 times fewer bytes of
-activations in the worst of the settings below, resident memory after the forward pass at least 3 times less; time is reported.
+activations in the worst of the settings below, resident memory after the forward pass at least 3 times less; time is
+reported.
 
     python benchmarks/bnn_memory.py [--quick] [--save]
 """

@@ -57,8 +57,10 @@ class BNN(Method):
     VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind (`results/claims-*`). A packed
     MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`).
 
-    Caveats: without batch norm it hardly trains. Narrow nets lose most. Convolutions train binary; the packed runtime
-    executes chains of linear layers and runs others unpacked, saying so.
+    Caveats: without batch norm it hardly trains. Narrow nets lose most. Dropout before a binary layer does not drop,
+    since the sign of the zero it puts is +1. Convolutions train binary; the packed runtime executes chains of linear
+    layers and runs others unpacked, saying so. `save_bits` costs time, and gains little with "approx" and "swish",
+    whose gradients need the value itself.
 
     Source: arXiv 1602.02830, algorithm 1; learning-rate scaling from its code.
 
