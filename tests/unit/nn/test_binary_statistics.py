@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import pennyweight as pw
+from pennyweight.data.loader import Batch
 from pennyweight.nn.binary_statistics import FlipRate, binary_layers, kernel_repetition
+from pennyweight.nn.objectives import cross_entropy
 
 
 def binary_conv(*args: int, seed: int = 0, **options: int) -> nn.Sequential:
@@ -69,3 +71,20 @@ def test_flip_rates_count_signs_not_sizes() -> None:
         weight.view(-1)[20:23].neg_()
     assert flips.rates() == {"0": 13 / weight.numel()}
     assert flips.rates() == {"0": 0.0}
+
+
+def test_an_objective_that_logs_flips_sees_every_step() -> None:
+    model = pw.create_model("mlp", hidden=(16,), bn_output=True)
+    pw.apply_(model, pw.BNN())
+    flips, log = FlipRate(model), []
+
+    def objective(net: nn.Module, batch: Batch) -> torch.Tensor:
+        log.append(flips.rates())
+        return cross_entropy(net(batch.inputs), batch.targets)
+
+    regime = pw.Regime.constant(steps=4, lr=0.02, batch_size=32, optimizer="adam")
+    pw.train(model, pw.load_dataset("digits"), regime, objective=objective, progress=False, device="cpu")
+    log.append(flips.rates())
+    assert [list(rates) for rates in log] == [["linear1", "linear2"]] * 5
+    assert set(log[0].values()) == {0.0}
+    assert all(0.0 < rates["linear1"] < 0.5 for rates in log[1:])
