@@ -10,20 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pennyweight.nn.gemm import GemmModule, as_gemm
+from pennyweight.nn.gemm import WEIGHTED, GemmModule, as_gemm
+from pennyweight.nn.quantized_batchnorm import _QuantizedBatchNorm
 from pennyweight.nn.slots.chain import SlotChain
+from pennyweight.nn.slots.measured import MeasuredGradient
 from pennyweight.nn.surgery import match
 
 _FLOAT_BITS = 32
+_NORM = nn.modules.batchnorm._BatchNorm
 Row = dict[str, float | int | str]
 
 
 def training_traffic(model: nn.Module, batch: Tensor) -> list[Row]:
-    """A row for each weighted layer: bytes saved and bytes moved by its three products, and the same in float32.
+    """A row for each weighted layer and batch norm: bytes saved and bytes moved in a step, and the same in float32.
 
     The forward product reads x and W and writes y; the product to the input reads g and W and writes dx; the product to
     the weight reads g and x and writes dW. y, dx and dW are float32. With two formats of g both copies are written
-    once.
+    once. A norm reads x twice forward, for its statistics and to normalize, and writes y; backward it reads g and x
+    twice and writes dx; its few parameters are left out.
 
     Args:
         batch: inputs of the model; only its shape matters.
@@ -33,7 +37,7 @@ def training_traffic(model: nn.Module, batch: Tensor) -> list[Row]:
         moved_bytes_float32; all modelled.
     """
     model = copy.deepcopy(model).eval()
-    layers = match(model)
+    layers = match(model, targets=(*WEIGHTED, _NORM))
     sizes: dict[str, tuple[int, int]] = {}
 
     def watch(fqn: str) -> Any:
@@ -47,7 +51,27 @@ def training_traffic(model: nn.Module, batch: Tensor) -> list[Row]:
         model(batch)
     for handle in handles:
         handle.remove()
-    return [_row(fqn, as_gemm(layer), *sizes[fqn]) for fqn, layer in layers.items() if fqn in sizes]
+    return [
+        _norm_row(fqn, layer, sizes[fqn][0]) if isinstance(layer, _NORM) else _row(fqn, as_gemm(layer), *sizes[fqn])
+        for fqn, layer in layers.items()
+        if fqn in sizes
+    ]
+
+
+def _norm_row(fqn: str, norm: nn.Module, values: int) -> Row:
+    bits = gradient_bits = _FLOAT_BITS
+    if isinstance(norm, _QuantizedBatchNorm):
+        gradient = norm.quantizers["gradient"]
+        assert isinstance(gradient, MeasuredGradient)
+        bits, gradient_bits = norm.bits, gradient.format.bits
+    moved = 2 * bits + _FLOAT_BITS + 2 * (gradient_bits + bits) + _FLOAT_BITS
+    return {
+        "layer": fqn,
+        "saved_bytes": values * bits // 8,
+        "saved_bytes_float32": 4 * values,
+        "moved_bytes": values * moved // 8,
+        "moved_bytes_float32": 4 * 8 * values,
+    }
 
 
 def _row(fqn: str, layer: GemmModule, inputs: int, outputs: int) -> Row:

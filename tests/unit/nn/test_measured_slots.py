@@ -146,6 +146,9 @@ def test_weights_round_to_nearest_within_half_a_step(
     assert bool((q[2, order].diff() >= 0).all())
     codes, _ = content.codes(weight)
     assert torch.equal(codes, codes.round())
+    again, scales = content.codes(q)  # both end codes are taken, so that the range measured anew is the same
+    assert torch.equal(again, codes)
+    torch.testing.assert_close(scales, content.affine(weight).scale)
 
 
 def test_master_weights_keep_small_updates_on_average() -> None:

@@ -70,3 +70,18 @@ def test_traffic_is_counted_by_hand() -> None:
     assert found["moved_bytes"] == forward + to_input + to_weight + y  # the 8-bit copy is written once
     assert found["saved_bytes"] == 1000
     assert found["moved_bytes_float32"] == plain["moved_bytes"]
+
+
+def test_a_norms_traffic_is_counted_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3))
+    values = 5 * 3 * 4 * 4
+    plain = training_traffic(model, sample(5, 1, 4, 4))[1]
+    assert plain["layer"] == "1"
+    assert plain["saved_bytes"] == plain["saved_bytes_float32"] == 4 * values
+    # x twice and y; g and x twice and dx
+    assert plain["moved_bytes"] == plain["moved_bytes_float32"] == 4 * (3 + 5) * values
+    pw.apply_(model, pw.Int8Training())
+    found = training_traffic(model, sample(5, 1, 4, 4))[1]
+    assert found["saved_bytes"] == values
+    assert found["moved_bytes"] == (2 + 4 + 2 + 2 + 4) * values
+    assert found["moved_bytes_float32"] == plain["moved_bytes"]
