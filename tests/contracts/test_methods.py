@@ -252,8 +252,20 @@ def test_nan_weights_are_refused_where_weights_are_read(kind: type[Method]) -> N
         pw.apply_(model, made(kind), data=[IMAGES])
 
 
-COMPOSE = [("GhostBatchNorm", "BNN"), ("RangeBatchNorm", "BNN")]
-COLLIDE = [("BNN", "RoundToNearest"), ("RoundToNearest", "BNN"), ("BNN", "Int8Training"), ("Int8Training", "BNN")]
+COMPOSE = [
+    ("GhostBatchNorm", "BNN"),
+    ("RangeBatchNorm", "BNN"),
+    ("NMSparsity", "MVUE"),
+    ("NMSparsity", "GhostBatchNorm"),
+    ("MVUE", "Int8Training"),
+]
+COLLIDE = [
+    ("BNN", "RoundToNearest"),
+    ("RoundToNearest", "BNN"),
+    ("BNN", "Int8Training"),
+    ("Int8Training", "BNN"),
+    ("NMSparsity", "BNN"),  # the sign of a pruned weight would be +1
+]
 
 
 def by_name(name: str) -> Method:
