@@ -266,6 +266,9 @@ COMPOSE = [
     ("LBA", "BNN"),
     ("LBA", "GhostBatchNorm"),
     ("LBA", "QNN"),
+    ("NMSparsity", "MVUE"),
+    ("NMSparsity", "GhostBatchNorm"),
+    ("MVUE", "Int8Training"),
 ]
 COLLIDE = [
     ("LBA", "A2Q"),
@@ -275,6 +278,7 @@ COLLIDE = [
     ("Int8Training", "BNN"),
     ("QNN", "BNN"),
     ("Int8Training", "QNN"),
+    ("NMSparsity", "BNN"),  # the sign of a pruned weight would be +1
 ]
 
 

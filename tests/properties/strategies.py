@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pennyweight.masks.nm import NM
 from pennyweight.numerics.affine import Granularity, PerChannel, PerGroup, PerTensor
 from pennyweight.numerics.formats import BinaryFormat, FloatFormat, Format, IntFormat, LogFormat, TernaryFormat
 
@@ -84,3 +85,19 @@ def packed_codes(draw: st.DrawFn) -> tuple[list[int], int]:
     """Codes and the bits each takes."""
     bits = draw(st.integers(1, 8))
     return draw(st.lists(st.integers(0, 2**bits - 1), max_size=70)), bits
+
+
+@st.composite
+def matrices(draw: st.DrawFn, bound: float = FLOAT32_MAX) -> Tensor:
+    """Finite float32 matrices, small, ragged or empty, with many ties and zeros among them."""
+    rows, columns = draw(st.integers(0, 5)), draw(st.integers(0, 9))
+    value = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0]) | floats32(bound)
+    values = draw(st.lists(value, min_size=rows * columns, max_size=rows * columns))
+    return torch.tensor(values, dtype=torch.float32).reshape(rows, columns)
+
+
+@st.composite
+def nm_patterns(draw: st.DrawFn) -> NM:
+    """Patterns n:m, powers of two or not."""
+    m = draw(st.integers(2, 9))
+    return NM(draw(st.integers(1, m - 1)), m)

@@ -74,7 +74,8 @@ class BNN(Method):
     seed: int = 0
 
     targets: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
-    touches: ClassVar[frozenset[str]] = frozenset({"gemm.weight.quantize", "gemm.input.quantize"})
+    # The mask too: the sign of a pruned weight would be +1.
+    touches: ClassVar[frozenset[str]] = frozenset({"gemm.weight.quantize", "gemm.weight.mask", "gemm.input.quantize"})
     paper: ClassVar[Paper] = Paper("1602.02830", "Binarized Neural Networks", 2016)
 
     def __post_init__(self) -> None:
