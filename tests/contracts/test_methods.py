@@ -279,6 +279,7 @@ COLLIDE = [
     ("QNN", "BNN"),
     ("Int8Training", "QNN"),
     ("NMSparsity", "BNN"),  # the sign of a pruned weight would be +1
+    ("NMSparsity", "QNN"),
 ]
 
 

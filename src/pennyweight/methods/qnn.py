@@ -120,6 +120,8 @@ class QNN(Method):
             "gemm.grad_output.update": self.gradients,
         }
         taken = frozenset(slot for slot, format in slots.items() if format is not None)
+        if isinstance(self._format("weights"), BinaryFormat):
+            taken |= {"gemm.weight.mask"}  # the sign of a pruned weight would be +1
         layers, _ = self._layers(model)
         return dict.fromkeys(layers, taken)
 
