@@ -7,6 +7,8 @@
              with underflow from 1e-4; batch norm's momentum 0.01), on the first 2,000 test images, 3 seeds
     vit      a vision transformer 32 wide of two blocks on the digits, from scratch, 400 steps of Adam at 2e-3, linear
              layers and attention's products in the accumulator; 5 seeds, 3 for what no claim compares
+    integers the perceptron again, 3 seeds, uint8 inputs and int8 weights in integer accumulators of 16, 14 and 12 bits:
+             `A2Q`, whose sums cannot overflow, against quantization without the bound where they wrap or saturate
 
 Each arm is compared with its peer seed by seed; all intervals are 95 %, Student's t. Fixed before the runs:
 
@@ -18,10 +20,10 @@ Each arm is compared with its peer seed by seed; all intervals are 95 %, Student
 
 Everything else is a table without a verdict. Accuracies are of simulated sums.
 
-    python benchmarks/lba_training.py [--part digits|resnet|vit|all] [--quick] [--save]
+    python benchmarks/lba_training.py [--part digits|resnet|vit|integers|all] [--quick] [--save]
 
 Resumable: finished cells lie in runs/cells/lba_training.jsonl; BUDGET_HOURS limits a call. `resnet` needs
-PENNYWEIGHT_DATA. On one core of a 2-core Xeon about 11, 5 and 4 minutes.
+PENNYWEIGHT_DATA. On one core of a 2-core Xeon about 11, 5, 4 and 2 minutes.
 """
 
 import argparse
@@ -36,7 +38,7 @@ from torch import nn
 import pennyweight as pw
 from cells import BudgetSpentError, Cells
 from pennyweight.models.checkpoint import load_checkpoint
-from pennyweight.nn.accumulators import accumulator_rates
+from pennyweight.nn.accumulators import accumulator_rates, accumulators
 from pennyweight.numerics.accumulation_gradients import ESTIMATORS
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.numerics.random import Key
@@ -74,6 +76,26 @@ def vit_arms() -> dict[str, tuple[Settings, int]]:
     return arms
 
 
+def integer_arms() -> dict[str, tuple[Settings, int]]:
+    """Settings and number of seeds, by name; compared with the float perceptron."""
+    arms: dict[str, tuple[Settings, int]] = {"integers float": (None, 3)}
+    for bits in (16, 14, 12):
+        arms[f"integers A2Q {bits}"] = ({"a2q": bits}, 3)
+        for overflow in ("wrap", "saturate"):
+            arms[f"integers {overflow} {bits}"] = ({"integer": bits, "overflow": overflow}, 3)
+    return arms
+
+
+def methods(settings: Mapping[str, Any]) -> list[pw.Method]:
+    """What an arm's settings stand for."""
+    if "a2q" in settings:
+        return [pw.A2Q(accumulator_bits=settings["a2q"])]
+    if "integer" in settings:
+        quantizer = pw.Int8Training(gradients=None, norm="keep", input_range="batch")
+        return [quantizer, pw.IntegerAccumulator(bits=settings["integer"], overflow=settings["overflow"])]
+    return [pw.LBA(**settings)]
+
+
 def perceptron(seed: int) -> nn.Module:
     """Without batch norm, which would keep sums small."""
     torch.manual_seed(seed)
@@ -93,7 +115,7 @@ def from_scratch(make: Callable[[int], nn.Module], settings: Settings, seed: int
     model = make(seed)
     batch = train.normalize(train.images[:64])
     if settings is not None:
-        pw.apply_(model, pw.LBA(**settings), data=[batch])
+        pw.apply_(model, methods(settings), data=[batch])
     regime = pw.Regime(steps=steps, lr=2e-3, schedule="constant", optimizer="adam", batch_size=64)
     order = Key(seed).fold("order").words[0]
     try:
@@ -101,7 +123,7 @@ def from_scratch(make: Callable[[int], nn.Module], settings: Settings, seed: int
         accuracy, failed = float(pw.evaluate(model, test).accuracy), ""
     except pw.PennyweightError as error:  # weights or outputs that are not finite: the arm guesses
         accuracy, failed = 0.1, type(error).__name__
-    return {"accuracy": accuracy, "failed": failed, **({} if settings is None else losses(model, batch))}
+    return {"accuracy": accuracy, "failed": failed, **losses(model, batch)}
 
 
 def whole(result: TrainResult) -> None:
@@ -111,7 +133,9 @@ def whole(result: TrainResult) -> None:
 
 
 def losses(model: nn.Module, batch: torch.Tensor) -> dict[str, float]:
-    """Rates, mean over the accumulators."""
+    """Rates, mean over the accumulators of few bits; none without such."""
+    if not list(accumulators(model)):
+        return {}
     rates = list(accumulator_rates(model, batch).values())
     return {
         name: sum(getattr(rate, name) for rate in rates) / len(rates)
@@ -155,6 +179,7 @@ def measured(options: argparse.Namespace, cells: Cells) -> dict[str, list[dict[s
         for part, arms, make, steps in (
             ("digits", digits_arms(), perceptron, 270),
             ("vit", vit_arms(), transformer, 400),
+            ("integers", integer_arms(), perceptron, 270),
         ):
             if options.part not in (part, "all"):
                 continue
@@ -230,7 +255,7 @@ def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
 def main() -> None:
     """Measure what is missing, then print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("digits", "resnet", "vit", "all"), default="all")
+    parser.add_argument("--part", choices=("digits", "resnet", "vit", "integers", "all"), default="all")
     parser.add_argument("--quick", action="store_true", help="one seed of few steps and images: no result, a trial")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
