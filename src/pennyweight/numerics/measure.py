@@ -184,6 +184,7 @@ def interleaved(
     repeats: int = 21,
     warmup: int = 2,
     min_seconds: float = 0.005,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time A and B in turns, A B A B ..., so that a machine that slows down slows both.
 
@@ -191,12 +192,13 @@ def interleaved(
         repeats: pairs.
         warmup: calls of each before the first pair.
         min_seconds: each timing repeats its call until it lasts at least this long.
+        clock: `time.thread_time` leaves out what other work on the machine takes, where A and B have one thread.
     """
     for _ in range(warmup):
         a()
         b()
-    loops = [max(1, math.ceil(min_seconds / max(_time(f, 1), 1e-9))) for f in (a, b)]
-    pairs = [(_time(a, loops[0]), _time(b, loops[1])) for _ in range(repeats)]
+    loops = [max(1, math.ceil(min_seconds / max(_time(f, 1, clock), 1e-9))) for f in (a, b)]
+    pairs = [(_time(a, loops[0], clock), _time(b, loops[1], clock)) for _ in range(repeats)]
     ratios = [first / second for first, second in pairs]
     return Comparison(
         a_seconds=statistics.median(first for first, _ in pairs),
@@ -207,8 +209,8 @@ def interleaved(
     )
 
 
-def _time(call: Callable[[], object], loops: int) -> float:
-    started = time.perf_counter()
+def _time(call: Callable[[], object], loops: int, clock: Callable[[], float]) -> float:
+    started = clock()
     for _ in range(loops):
         call()
-    return (time.perf_counter() - started) / loops
+    return (clock() - started) / loops
