@@ -4,7 +4,8 @@
 timed, the weight is laid out beforehand. `product` starts from planes. torch.mm multiplies float32 into a preallocated
 result; torch._int_mm multiplies int8 codes that are at hand and takes more than 16 rows only, so it has no figure for
 one row.
-Pairs are timed in turns. Before timing, every result must equal the integer product.
+Pairs are timed in turns, in CPU time of the one thread: on a machine shared with other work a first run by the wall
+clock had spreads of up to 14. Before timing, every result must equal the integer product.
 
 Fixed beforehand: no speed is claimed but what is measured; for each of W1A2, W2A2 and W4A4 the headline is the worst
 shape's ratio to float32, whether it is above 1 or not.
@@ -13,6 +14,7 @@ shape's ratio to float32, whether it is above 1 or not.
 """
 
 import argparse
+import time
 from typing import Any
 
 import torch
@@ -56,8 +58,10 @@ def measure(name: str, shape: tuple[int, int, int], repeats: int) -> dict[str, A
     ours()
     truth = (codes.double() @ weight.double().T).to(torch.int32)
     assert torch.equal(out, truth), "the bit planes and the integer product differ"
-    timed = interleaved(lambda: torch.mm(x, weight.T, out=wide), ours, repeats=repeats)
-    product = interleaved(ours, lambda: ops.bitplane_matmul(planes, packed, out=out), repeats=repeats)
+    timed = interleaved(lambda: torch.mm(x, weight.T, out=wide), ours, repeats=repeats, clock=time.thread_time)
+    product = interleaved(
+        ours, lambda: ops.bitplane_matmul(planes, packed, out=out), repeats=repeats, clock=time.thread_time
+    )
     row: dict[str, Any] = {
         "arm": name, "m": m, "k": k, "n": n, "backend": ops.current_backend(), "repeats": repeats,
         "float32_us": timed.a_seconds * 1e6, "ours_us": timed.b_seconds * 1e6, "product_us": product.b_seconds * 1e6,
@@ -67,7 +71,9 @@ def measure(name: str, shape: tuple[int, int, int], repeats: int) -> dict[str, A
     if m > 16:
         left, right = codes.to(torch.int8), weight.to(torch.int8).T.contiguous()
         assert torch.equal(torch._int_mm(left, right), truth)
-        against = interleaved(lambda: torch._int_mm(left, right, out=out), ours, repeats=repeats)
+        against = interleaved(
+            lambda: torch._int_mm(left, right, out=out), ours, repeats=repeats, clock=time.thread_time
+        )
         row |= {"int8_us": against.a_seconds * 1e6, "over_int8": against.ratio}
     return row
 
