@@ -32,6 +32,7 @@ format: venv  ## let ruff rewrite what it can
 claims: venv  ## the papers' claims at proxy size, resumable; results land in results/ (PENNYWEIGHT_DATA names the data)
 	$(PY) benchmarks/claims.py --save
 	$(PY) benchmarks/post_training.py --save
+	for script in qnn ptb_lstm lba_training; do $(PY) benchmarks/$$script.py --save || exit 1; done
 	$(PY) benchmarks/transformer_models.py quality bert --save
 
 bench: venv  ## every benchmark script, rows saved under results/
