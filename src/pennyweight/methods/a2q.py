@@ -38,7 +38,7 @@ class A2Q(Method):
     Claim: accumulators of 16 bits and fewer with little loss of accuracy and without overflow (arXiv 2308.13504).
 
     Caveats: without training afterwards a tight bound destroys a net. The scale of the weights is fixed when it is
-    applied. Three-dimensional convolutions are left out. Accuracy at few bits was not measured here yet.
+    applied, where the paper learns it. Three-dimensional convolutions are left out.
 
     Source: arXiv 2308.13504.
 
