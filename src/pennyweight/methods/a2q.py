@@ -37,8 +37,11 @@ class A2Q(Method):
 
     Claim: accumulators of 16 bits and fewer with little loss of accuracy and without overflow (arXiv 2308.13504).
 
+    Measured here: a perceptron on digits trained so, 3 seeds, float 96.9: 96.1, 82.0 and 10.2 % at 16, 14 and 12 bits;
+    without the bound, sums that saturate at 16 bits give 31.8 % and sums that wrap guess (`results/lba_training-*`).
+
     Caveats: without training afterwards a tight bound destroys a net. The scale of the weights is fixed when it is
-    applied. Three-dimensional convolutions are left out. Accuracy at few bits was not measured here yet.
+    applied, where the paper learns it. Three-dimensional convolutions are left out.
 
     Source: arXiv 2308.13504.
 

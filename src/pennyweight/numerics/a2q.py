@@ -5,6 +5,8 @@ from torch import Tensor
 
 from pennyweight.errors import NumericsError
 
+_CANDIDATES = 33
+
 
 def a2q_limit(accumulator_bits: int, input_bits: int, *, signed_input: bool) -> int:
     """The largest sum of |weight codes| of an output channel at which no input makes any partial sum overflow.
@@ -67,6 +69,37 @@ def a2q_bound_(
     if rows.numel():
         weight.copy_((_onto_l1_ball(rows, limit) * steps).reshape(weight.shape))
     return weight
+
+
+@torch.no_grad()
+def a2q_scale(weight: Tensor, largest_code: int, accumulator_bits: int, input_bits: int) -> Tensor:
+    """A scale for each output channel at which bounding and rounding towards zero change the weights least.
+
+    The finest, largest weight over largest code, lets few weights survive a tight bound; the coarsest, at which all
+    weights are within it, rounds most of them to 0. Between both the best of some is taken, by squared error.
+
+    Args:
+        weight: (N, ...), of input codes that are unsigned or centred.
+        largest_code: of the weights' format.
+
+    Returns:
+        (N,) float32, 1 for channels of zeros.
+    """
+    limit = a2q_limit(accumulator_bits, input_bits, signed_input=False)
+    rows = weight.reshape(len(weight), weight[:1].numel()).double()
+    if not rows.numel():
+        return weight.new_ones(len(weight), dtype=torch.float32)
+    finest = rows.abs().amax(1) / largest_code
+    coarsest = torch.maximum(finest, rows.abs().sum(1) / limit)
+    best, found = torch.full_like(finest, torch.inf), torch.ones_like(finest)
+    for share in torch.linspace(0, 1, _CANDIDATES, dtype=torch.float64):
+        scale = finest ** (1 - share) * coarsest**share
+        scale = torch.where(finest > 0, scale, 1.0)[:, None]
+        codes = _onto_l1_ball(rows / scale, limit).trunc()
+        error = (codes * scale - rows).square().sum(1)
+        found = torch.where(error < best, scale[:, 0], found)
+        best = torch.minimum(error, best)
+    return found.float()
 
 
 def _onto_l1_ball(rows: Tensor, radius: int) -> Tensor:

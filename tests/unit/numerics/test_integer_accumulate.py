@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oracles import integer_accumulate as oracle
 from pennyweight.errors import NumericsError
-from pennyweight.numerics.a2q import a2q_bound_, a2q_limit
+from pennyweight.numerics.a2q import a2q_bound_, a2q_limit, a2q_scale
 from pennyweight.numerics.integer_accumulate import IntAccumulatorSpec, integer_accumulate
 
 
@@ -113,3 +113,23 @@ def test_channels_within_the_bound_stay_and_scales_count() -> None:
     assert a2q_bound_(torch.zeros(2, 0), 16, 8).shape == (2, 0)
     with pytest.raises(NumericsError, match="a weight to bound is not finite"):
         a2q_bound_(torch.tensor([[torch.nan]]), 16, 8)
+
+
+def test_the_scale_changes_weights_less_than_the_finest_and_the_coarsest() -> None:
+    weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    weight[5] = 0.0
+
+    def error(scale: Tensor, bits: int) -> Tensor:
+        bounded = a2q_bound_(weight.clone(), bits, 8, scale=scale)
+        return ((bounded / scale[:, None]).trunc() * scale[:, None] - weight).square().sum(1)
+
+    for bits in (12, 14, 16, 24):
+        limit = a2q_limit(bits, 8, signed_input=False)
+        found = a2q_scale(weight, 127, bits, 8)
+        finest = torch.where(weight.abs().amax(1) > 0, weight.abs().amax(1) / 127, 1.0)
+        coarsest = torch.maximum(finest, weight.abs().sum(1) / limit)
+        assert float(found[5]) == 1.0
+        for other in (finest, coarsest, (finest * coarsest).sqrt()):
+            assert bool((error(found, bits) <= error(other, bits) * 1.001 + 1e-9).all())
+    torch.testing.assert_close(found, finest)  # 24 bits bind nothing
+    assert a2q_scale(torch.zeros(2, 0), 127, 16, 8).tolist() == [1.0, 1.0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pennyweight.errors import NumericsError
 from pennyweight.nn.slots.chain import Codes, SlotContent, Stage
-from pennyweight.numerics.a2q import a2q_bound_, a2q_limit
+from pennyweight.numerics.a2q import a2q_bound_, a2q_limit, a2q_scale
 from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 from pennyweight.numerics.ste import straight_through
@@ -19,7 +19,7 @@ class BoundedWeight(SlotContent):
     The bound holds for latent weights that were projected; `project_` does that after each step.
 
     Args:
-        weight: the layer's, whose largest magnitude of each channel becomes the largest code.
+        weight: the layer's, which says the scales, see `a2q_scale`.
         format: a signed integer format.
         accumulator_bits: in which no sum may overflow.
         input_bits: of the input's codes, taken as unsigned, which any zero point allows for.
@@ -36,9 +36,8 @@ class BoundedWeight(SlotContent):
         self.format, self.accumulator_bits, self.input_bits = format, accumulator_bits, input_bits
         self.limit = a2q_limit(accumulator_bits, input_bits, signed_input=False)
         require_finite(weight, "the weight to quantize")
-        rows = weight.detach().float().reshape(len(weight), weight[:1].numel())
-        largest = rows.abs().amax(1) if rows.numel() else rows.new_zeros(len(rows))
-        self.register_buffer("scale", torch.where(largest > 0, largest / format.max, 1.0))
+        scale = a2q_scale(weight.detach(), format.max, accumulator_bits, input_bits)
+        self.register_buffer("scale", scale)
 
     def codes(self, x: Tensor) -> Codes:
         """Codes and the scale of each output channel.
