@@ -63,6 +63,13 @@ def step(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return loss.detach()
 
 
+def timed(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """A step to its end, also on a GPU."""
+    step(model, images, labels)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def check(net: str, preset: str) -> None:
     """Loss and gradients do not differ by a bit."""
     found = []
@@ -114,7 +121,7 @@ def row(net: str, preset: str, batch: int, repeats: int) -> dict[str, Any]:
     saved = [saved_bytes(model, images) for model, images, _ in arms]
     half = [saved_bytes(model, images[: batch // 2]) for model, images, _ in arms]
     activations = [2 * (whole - part) for whole, part in zip(saved, half, strict=True)]
-    times = interleaved(lambda: step(*arms[1]), lambda: step(*arms[0]), repeats=repeats, warmup=1)
+    times = interleaved(lambda: timed(*arms[1]), lambda: timed(*arms[0]), repeats=repeats, warmup=1)
     resident = [in_fresh_process(net, preset, save_bits, batch) for save_bits in (False, True)]
     return {
         "net": net,
@@ -144,6 +151,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True  # two runs of one arm must agree before two arms can
     if options.child:
         print(json.dumps(measure_resident(*json.loads(options.child))))
         return
