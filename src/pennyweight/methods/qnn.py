@@ -43,7 +43,10 @@ class QNN(Method):
 
     Claim: 1-bit weights and 2-bit activations reach 51 % top-1 on ImageNet (arXiv 1609.07061, abstract).
 
-    Measured here: see docs/qnn.md and `results/qnn_*`.
+    Measured here: VGG-small a sixteenth as wide, 250 steps of CIFAR-10, 5 seeds: W1A1 36.8 %, W1A2 41.1, W2A2 41.5,
+    W4A4 47.5, float 48.9. W1A2 and W2A2 are not told apart; W4A4 is 1.35 points below float [-3.02, 0.32], 6-bit
+    gradients 0.85 below float ones [-2.27, 0.58] (`results/qnn_cifar10-*`). A 1024 x 1024 layer of W1A2 runs 2.9 to 5.9
+    times as fast as float32, of W4A4 1.2 to 1.8 times (`results/bitplanes-*`).
 
     Caveats: without batch norm it hardly trains. Training is simulated in float32 and slower than float. Linear layers
     of at most 4 bits run packed by bit planes; convolutions do not. Biases, norms and the optimizer's state stay float.

@@ -184,7 +184,7 @@ def interleaved(
     repeats: int = 21,
     warmup: int = 2,
     min_seconds: float = 0.005,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time A and B in turns, A B A B ..., so that a machine that slows down slows both.
 
@@ -192,10 +192,9 @@ def interleaved(
         repeats: pairs.
         warmup: calls of each before the first pair.
         min_seconds: each timing repeats its call until it lasts at least this long.
-        clock: seconds so far; None for the wall clock. `time.thread_time` leaves out what other processes take of a
-            busy machine; it sees the calling thread alone, so it is for calls that use no other.
+        clock: seconds so far. `time.thread_time` leaves out what other processes take of a busy machine; it sees the
+            calling thread alone, so it is for calls that use no other.
     """
-    clock = time.perf_counter if clock is None else clock
     for _ in range(warmup):
         a()
         b()
