@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pennyweight.training import TrainResult
+
 RUNS = Path(__file__).parents[1] / "runs"
 
 
@@ -55,6 +57,17 @@ class Cells:
             shown = ", ".join(f"{name}={_short(value)}" for name, value in cell.items() if name != "key")
             print(shown, flush=True)
         return self._found[key]
+
+
+def whole(result: TrainResult) -> TrainResult:
+    """The result, unless the training was told to stop: that is no result.
+
+    Raises:
+        KeyboardInterrupt: it was.
+    """
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 def _short(value: Any) -> str:

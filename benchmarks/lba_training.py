@@ -36,13 +36,12 @@ import torch
 from torch import nn
 
 import pennyweight as pw
-from cells import BudgetSpentError, Cells
+from cells import BudgetSpentError, Cells, whole
 from pennyweight.models.checkpoint import load_checkpoint
 from pennyweight.nn.accumulators import accumulator_rates, accumulators
 from pennyweight.numerics.accumulation_gradients import ESTIMATORS
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.numerics.random import Key
-from pennyweight.training.loop import TrainResult
 from reporting import headline, save_rows
 
 Settings = Mapping[str, Any] | None  # of `LBA`; None trains in float
@@ -124,12 +123,6 @@ def from_scratch(make: Callable[[int], nn.Module], settings: Settings, seed: int
     except pw.PennyweightError as error:  # weights or outputs that are not finite: the arm guesses
         accuracy, failed = 0.1, type(error).__name__
     return {"accuracy": accuracy, "failed": failed, **losses(model, batch)}
-
-
-def whole(result: TrainResult) -> None:
-    """Training that was told to stop is no result."""
-    if result.interrupted:
-        raise KeyboardInterrupt
 
 
 def losses(model: nn.Module, batch: torch.Tensor) -> dict[str, float]:

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import pennyweight as pw
-from cells import BudgetSpentError, Cells
+from cells import BudgetSpentError, Cells, whole
 from pennyweight.numerics.measure import interval_mean
 from pennyweight.numerics.random import Key
 from pennyweight.training.language import next_token_loss, text_source
@@ -60,7 +60,8 @@ def measure(bits: int | None, seed: int, steps: int, quick: bool) -> dict[str, A
     test = pw.load_dataset("ptb", "test", vocabulary_size=WORDS)
     regime = pw.Regime.cosine(steps=steps, lr=LR, batch_size=BATCH, optimizer="adam", clip_norm=1.0)
     order = Key(seed).fold("order").words[0]
-    result = pw.train(model, text_source(train, CONTEXT), regime, seed=order, objective=next_token_loss, progress=False)
+    source = text_source(train, CONTEXT)
+    result = whole(pw.train(model, source, regime, seed=order, objective=next_token_loss, progress=False))
     found = perplexity(model, test.tokens[:3000] if quick else test, 2 * CONTEXT, CONTEXT)
     return {"perplexity": found.value, "log": found.loss, "n": found.n, "train_loss": result.final_loss}
 

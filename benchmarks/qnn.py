@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 import pennyweight as pw
-from cells import BudgetSpentError, Cells
+from cells import BudgetSpentError, Cells, whole
 from reporting import headline, save_rows
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # for 2 to 10 seeds
@@ -64,7 +64,7 @@ def measure(settings: Mapping[str, str] | None, seed: int, steps: int, data: str
     augment = pw.Augment(flip=True) if data == "cifar10" else None
     try:
         train, test = (pw.load_dataset(data, split, normalization="centered") for split in ("train", "test"))
-        pw.train(model, train, regime, seed=seed, augment=augment, progress=False)
+        whole(pw.train(model, train, regime, seed=seed, augment=augment, progress=False))
         return {"accuracy": float(pw.evaluate(model, test).accuracy), "failed": ""}
     except pw.PennyweightError as error:  # weights or outputs that are not finite: the arm guesses
         return {"accuracy": 0.1, "failed": type(error).__name__}
