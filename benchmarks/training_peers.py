@@ -239,6 +239,19 @@ def operands(*shape: int, seed: int) -> Tensor:
     return values * (2 * torch.randint(0, 2, shape, generator=generator) - 1)
 
 
+def exact_then_away(x: Tensor, columns: Tensor) -> Tensor:
+    """The same sums in float64, each rounded once to 10 bits of mantissa, halves away from zero."""
+    total = torch.zeros(len(x), columns.shape[1], dtype=torch.float64)
+    for k in range(x.shape[1]):
+        total = _away(total + _away(x[:, k, None].double() * columns[None, k].double()))
+    return total
+
+
+def _away(values: Tensor) -> Tensor:
+    unit = torch.exp2(torch.floor(torch.log2(values.abs().clamp(min=2.0**-14))) - 10)
+    return values.sign() * torch.floor(values.abs() / unit + 0.5) * unit
+
+
 def single_sums(count: int) -> dict[str, float]:
     """Shares of sums of two normal numbers of the format, in percent, that QPyTorch rounds otherwise than once."""
     from qtorch.quant import float_quantize
@@ -253,11 +266,9 @@ def single_sums(count: int) -> dict[str, float]:
     theirs = float_quantize(a + b, exp=5, man=10, rounding="nearest").double()
     exact = a.double() + b.double()
     unit = torch.exp2(torch.floor(torch.log2(exact.abs())) - 10)
-    steps = exact / unit
-    to_even, away = steps.round() * unit, steps.sign() * torch.floor(steps.abs() + 0.5) * unit
     return {
-        "not_to_even_percent": 100 * float((theirs != to_even).double().mean()),
-        "rounded_twice_percent": 100 * float((theirs != away).double().mean()),
+        "not_to_even_percent": 100 * float((theirs != (exact / unit).round() * unit).double().mean()),
+        "rounded_twice_percent": 100 * float((theirs != _away(exact)).double().mean()),
     }
 
 
@@ -277,6 +288,7 @@ def accumulators(quick: bool) -> dict[str, Any]:
     )
     return {
         "equal_percent": 100 * float((theirs == ours).double().mean()),
+        "equal_away_percent": 100 * float((theirs == exact_then_away(x, columns)).double().mean()),
         **single_sums(10_000 if quick else 4_000_000),
         "gmacs": m * k * n / found.a_seconds / 1e9,
         "ours_gmacs": m * k * n / found.b_seconds / 1e9,
@@ -357,7 +369,7 @@ def rows_of(names: Sequence[str], pythons: dict[str, str], quick: bool) -> list[
 COLUMNS = (
     *("peer", "formats", "accuracy", "points_to_float", "low", "high", "points_of_ours", "ours_low", "ours_high"),
     *("seeds", "step_ms", "ours_step_ms", "ours_ratio", "spread", "repeats", "gmacs", "ours_gmacs", "equal_percent"),
-    *("not_to_even_percent", "rounded_twice_percent", "versions_used", "status"),
+    *("equal_away_percent", "not_to_even_percent", "rounded_twice_percent", "versions_used", "status"),
 )
 
 
@@ -390,8 +402,8 @@ def show(row: dict[str, Any]) -> None:
     if row["gmacs"] != "":
         print(
             f"{start} {row['gmacs']:.4f} GMAC/s, ours {row['ours_gmacs']:.2f}; {row['equal_percent']:.2f} % of bits "
-            f"equal; of single sums {row['not_to_even_percent']:.3f} % not to even, "
-            f"{row['rounded_twice_percent']:.5f} % rounded twice"
+            f"equal, {row['equal_away_percent']:.2f} % of theirs to exact sums with halves away; of single sums "
+            f"{row['not_to_even_percent']:.3f} % not to even, {row['rounded_twice_percent']:.5f} % rounded twice"
         )
         return
     line = f"{start} {row['accuracy']:.2f} %"
