@@ -120,7 +120,9 @@ def measure(settings: Mapping[str, Any] | None, seed: int, steps: int, data: str
         pw.apply_(model, pw.Int8Training(**settings, seed=seed))
     regime = pw.Regime.cosine(steps=steps, lr=0.1, batch_size=BATCH)
     try:
-        pw.train(model, pw.load_dataset(data), regime, seed=Key(seed).fold("order").words[0], progress=False)
+        order = Key(seed).fold("order").words[0]
+        if pw.train(model, pw.load_dataset(data), regime, seed=order, progress=False).interrupted:
+            raise KeyboardInterrupt  # SIGTERM ends training early: that is no cell
         return {"accuracy": float(pw.evaluate(model, pw.load_dataset(data, "test")).accuracy), "failed": ""}
     except pw.PennyweightError as error:  # weights or outputs that are not finite: the arm guesses
         return {"accuracy": 0.1, "failed": type(error).__name__}
