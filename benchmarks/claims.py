@@ -170,7 +170,7 @@ CLAIMS = (
         recipe="bnn-cifar10-presets",
         candidate="adam",
         margin=None,
-        minutes=20,
+        minutes=12,
     ),
     Claim(
         name="bnn_cifar10_shift",
@@ -182,7 +182,7 @@ CLAIMS = (
         recipe="bnn-cifar10-presets",
         candidate="shift",
         margin=None,
-        minutes=20,
+        minutes=12,
     ),
     Claim(
         name="bnn_cifar10",
