@@ -38,10 +38,11 @@ class BNN(Method):
     Claim: nearly state of the art on MNIST, CIFAR-10 and SVHN (arXiv 1602.02830).
 
     Measured here: MNIST, MLP 3x512, 20 epochs: 98.20 against 98.58 in float, 0.37 points lost [0.12, 0.62], 3 seeds;
-    VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind (`results/claims-*`). MLP 3x256, 6
-    epochs, 97.64 in float: Adam 0.69 points lost [0.53, 0.85], by shifts and stochastic neurons 0.68 [0.22, 1.14]. A
-    packed MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`). `save_bits` keeps 6 to 9.6 times
-    fewer bytes of activations, for 1.4 to 1.9 times the time of a step (`results/bnn_memory-*`).
+    MLP 3x256, 6 epochs, 97.64 in float: by Adam 0.69 points lost [0.53, 0.85], by shifts and stochastic neurons 0.68
+    [0.22, 1.14]; VGG small at an eighth of the width after 2 epochs of CIFAR-10 is 17 points behind
+    (`results/claims-*`). A packed MLP runs 8.5 times as fast as float at batch 256 (`results/packed_mlp-*`).
+    `save_bits` keeps 6 to 9.6 times fewer bytes of activations, for 1.4 to 2.2 times the time of a step
+    (`results/bnn_memory-*`).
 
     Caveats: without batch norm it hardly trains. Narrow nets lose most. Dropout before a binary layer does not drop,
     since the sign of the zero it puts is +1. The packed runtime executes linear layers and 2-D convolutions on words of
