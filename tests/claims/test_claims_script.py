@@ -43,7 +43,7 @@ def test_absent_data_and_a_spent_budget_are_reasons_not_errors(
     budget = script.Budget(float("inf"))
     absent = script.settle(by_name["bnn_mnist"], budget)
     assert absent.verdict == "not run"
-    assert "PENNYWEIGHT_DATA" in absent.reason
+    assert absent.reason == "data absent"
     budget.spent = True
     late = script.settle(by_name["bnn_digits"], budget)
     assert late.verdict == "not run"
