@@ -3,31 +3,16 @@
 Both give the integers of the CPU's kernels bit for bit. Tested through Triton's interpreter on a CPU; unproven on a
 card as of this version. Tensor cores multiply single bits too (mma.m16n8k256 with xor and popc), but Triton has no such
 product: that path is an experiment, `benchmarks/gpu/binary_tensor_cores.py`, and no operator's.
-
-Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
 import os
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
+from pennyweight.kernels.optional_triton import jit, tl, triton
 
-    jit: Any = triton.jit
-except ImportError:  # `AVAILABLE` says so; the module still imports, so that its documentation can be read anywhere
-    triton, tl = None, SimpleNamespace(constexpr=Any)
-
-    def jit(function: Any) -> Any:
-        return function
-
-
-AVAILABLE = triton is not None
 _BLOCK_M, _BLOCK_N, _BLOCK_WORDS = 64, 64, 2
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter knows no instructions of the card
 

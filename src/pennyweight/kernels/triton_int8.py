@@ -1,30 +1,14 @@
 """Product of int8 matrices with int32 sums in Triton, which integer tensor cores execute.
 
 Tested through Triton's interpreter on a CPU; unproven on a card as of this version.
-
-Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
+from pennyweight.kernels.optional_triton import jit, tl, triton
 
-    jit: Any = triton.jit
-except ImportError:  # `AVAILABLE` says so; the module still imports, so that its documentation can be read anywhere
-    triton, tl = None, SimpleNamespace(constexpr=Any)
-
-    def jit(function: Any) -> Any:
-        return function
-
-
-AVAILABLE = triton is not None
 _BLOCK_M, _BLOCK_N, _BLOCK_K = 64, 64, 64
 
 

@@ -6,31 +6,16 @@ interpreter, a sum rounded to nearest is moved back by what Knuth's error-free s
 compared with the exact one in float64. Order of k: chunk by chunk, as everywhere.
 
 Tested through the interpreter and compiled for a GPU on a CPU; unproven on a card as of this version.
-
-Triton's compiler reads annotations and refuses what it does not know: its functions have none but constexpr.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 
 import os
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
+from pennyweight.kernels.optional_triton import jit, tl, triton
 
-    jit: Any = triton.jit
-except ImportError:  # `AVAILABLE` says so; the module still imports, so that its documentation can be read anywhere
-    triton, tl = None, SimpleNamespace(constexpr=Any)
-
-    def jit(function: Any) -> Any:
-        return function
-
-
-AVAILABLE = triton is not None
 _BLOCK_M, _BLOCK_N = 32, 64
 
 

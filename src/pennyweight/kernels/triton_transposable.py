@@ -4,33 +4,19 @@ Sums are in float64 on the grid of `masks.transposable.on_grid`, so that masks a
 4 x 4 tiles every mask is summed. For 8 x 8 tiles a greedy start is completed by swaps, and cycles that gain are
 cancelled until there is none; a tile with several optimal masks is only marked, for the caller to solve.
 
-Tested through Triton's interpreter on a CPU; unproven on a card as of this version. The compiler reads annotations and
-refuses what it does not know, so its functions have none but constexpr.
+Tested through Triton's interpreter on a CPU; unproven on a card as of this version.
 """
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
 # mypy: disallow-untyped-calls=False
 
 import functools
 import itertools
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
+from pennyweight.kernels.optional_triton import jit, tl, triton
 
-    jit: Any = triton.jit
-except ImportError:  # `AVAILABLE` says so; the module still imports, so that its documentation can be read anywhere
-    triton, tl = None, SimpleNamespace(constexpr=Any)
-
-    def jit(function: Any) -> Any:
-        return function
-
-
-AVAILABLE = triton is not None
 _TILES_OF_4, _TILES_OF_8 = 32, 2
 _PATTERNS = 128  # masks of a 4 x 4 tile, filled up to a power of two
 

@@ -8,7 +8,7 @@ import struct
 import torch
 from torch import Tensor
 
-from pennyweight.kernels import triton_lba
+from pennyweight.kernels import optional_triton, triton_lba
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.numerics.accumulate import AccumulatorSpec, accumulate, check_operands
 from pennyweight.ops import dispatch
@@ -40,7 +40,7 @@ def accumulated_matmul(x: Tensor, weight: Tensor, spec: AccumulatorSpec) -> Tens
         63.75
     """
     check_operands(x, weight)
-    if x.is_cuda and triton_lba.AVAILABLE and spec.rounding == "toward_zero":
+    if x.is_cuda and optional_triton.AVAILABLE and spec.rounding == "toward_zero":
         return triton_lba.accumulated_matmul(x.detach(), weight.detach(), spec.chunk, format_bits(spec))
     path = dispatch.select(x.device)
     if path is None or spec.rounding != "toward_zero":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import KernelError
-from pennyweight.kernels import triton_binary
+from pennyweight.kernels import optional_triton, triton_binary
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.ops import checks, dispatch, reference
 from pennyweight.ops.prepack import PackedWeight, prepack
@@ -112,7 +112,7 @@ def binary_matmul(a_words: Tensor, b_words: Tensor | PackedWeight, k: int, out: 
 def _without_library(op: str, left: Tensor, words: Tensor, k: int) -> Tensor:
     """Codes or packed signs times packed signs where the C++ library does not serve: by Triton, or the reference."""
     codes = left.dtype == torch.int8
-    if left.is_cuda and triton_binary.AVAILABLE:
+    if left.is_cuda and optional_triton.AVAILABLE:
         dispatch.record(op, "triton")
         kernel = triton_binary.int8_binary_matmul if codes else triton_binary.binary_matmul
         return kernel(left, words, k)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
-from pennyweight.kernels import triton_int8
+from pennyweight.kernels import optional_triton, triton_int8
 from pennyweight.numerics.blocked import blocked_matmul
 
 
@@ -34,7 +34,7 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
         raise NumericsError(f"cannot multiply {tuple(a.shape)} by the transpose of {tuple(b.shape)}: K must agree")
     if a.shape[1] >= 1 << 17:  # 2^17 products of 2^14
         raise NumericsError(f"K={a.shape[1]}: sums of 2^17 products of int8 can leave int32; split K")
-    if a.is_cuda and triton_int8.AVAILABLE:
+    if a.is_cuda and optional_triton.AVAILABLE:
         return triton_int8.int8_matmul(a, b)
     return blocked_matmul(a, b, 128, 128)
 

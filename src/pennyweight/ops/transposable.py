@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pennyweight.errors import NumericsError, did_you_mean
-from pennyweight.kernels import triton_transposable
+from pennyweight.kernels import optional_triton, triton_transposable
 from pennyweight.kernels.library import CompiledPath, library
 from pennyweight.masks.transposable import as_matrices, check_scores, from_matrices, from_tiles, to_tiles
 from pennyweight.masks.transposable_entropic import entropic
@@ -94,7 +94,7 @@ def transposable_mask(
 def exact_on_gpu(matrices: Tensor, n: int, m: int) -> Tensor:
     """(K, out, in) float32 -> bool, by Triton where it has a kernel; called on checked scores of a GPU."""
     path = dispatch.select()
-    if m not in (4, 8) or not triton_transposable.AVAILABLE:
+    if m not in (4, 8) or not optional_triton.AVAILABLE:
         return _solve(path, matrices.cpu(), n, m, "exact").to(matrices.device)
     kept, tied = triton_transposable.exact(to_tiles(matrices, m), n)
     if bool(tied.any()):
