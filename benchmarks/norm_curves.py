@@ -59,7 +59,7 @@ def draw(files: dict[str, Path], to: Path) -> None:
             axes.set(title=data, xlabel="bits of the normalization", ylabel="points against float", ylim=(LOWEST, 3))
             axes.set_xticks(sorted({point[0] for points in curves(path).values() for point in points}))
         panels[0].legend(loc="lower right", fontsize="small")
-        figure.savefig(to, format="svg", metadata={"Date": None})
+        figure.savefig(to, metadata={"Date": None} if to.suffix == ".svg" else None)
 
 
 def main() -> None:
