@@ -51,6 +51,7 @@ def decode_weight(spec: Spec, format: Format, own: Mapping[str, Tensor], shape: 
     assert scales.shape == (*moved[:-1], num_blocks(moved[-1], format)), f"scales of shape {tuple(scales.shape)}"
     elements = unpack_bits(own["weight.codes"], format.bits, shape.numel()).reshape(moved)
     tensor_scale = None if format.scale is None else own["weight.tensor.scale"]
+    assert tensor_scale is None or tensor_scale.shape == (), f"a tensor's scale of shape {tuple(tensor_scale.shape)}"
     values = dequantize_blocks(Blocks(elements.to(torch.int64), scales.to(torch.int64), tensor_scale, format))
     return values.movedim(-1, axis).contiguous()
 

@@ -87,7 +87,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            # Copies: torch rounds some float products otherwise where memory is not aligned, and the file may change.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a mapping
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or not an artifact ({error}): export it again") from error
     if header is None:

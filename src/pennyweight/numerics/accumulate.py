@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
+from pennyweight.numerics.checks import require_whole
 
 AccumulatorRounding = Literal["toward_zero", "nearest_even"]
 
@@ -59,6 +60,10 @@ class AccumulatorSpec:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        for name in ("mantissa", "exponent", "product_bias", "sum_bias", "chunk"):
+            require_whole(name, getattr(self, name))
+        if not isinstance(self.underflow, bool):
+            raise NumericsError(f"underflow={self.underflow!r}: takes True or False")
         for name, low, high in (("mantissa", 1, 22), ("exponent", 1, 6), ("chunk", 1, 1 << 20)):
             if not low <= getattr(self, name) <= high:
                 raise NumericsError(f"{name}={getattr(self, name)}: an accumulator takes {low} to {high}")

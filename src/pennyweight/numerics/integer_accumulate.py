@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pennyweight.errors import NumericsError
+from pennyweight.numerics.checks import require_whole
 
 Overflow = Literal["wrap", "saturate"]
 
@@ -39,6 +40,7 @@ class IntAccumulatorSpec:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        require_whole("bits", self.bits)
         if not 2 <= self.bits <= 32:
             raise NumericsError(f"bits={self.bits}: an integer accumulator takes 2 to 32")
         if self.overflow not in ("wrap", "saturate"):

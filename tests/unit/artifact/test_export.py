@@ -212,3 +212,9 @@ def test_half_precision_weights_keep_their_format(tmp_path: Path) -> None:
     artifact = pw.export(model, tmp_path / "model.pw", example_input=DIGITS.bfloat16())
     assert {row.weights for row in artifact.layers} == {"bfloat16"}
     assert artifact.size_bytes < 0.6 * pw.export(pw.create_model("mlp"), tmp_path / "float.pw").size_bytes
+
+
+def test_tensors_lie_as_torch_would_lay_them(tmp_path: Path) -> None:
+    # A float product of one row is rounded otherwise where its weight is not aligned.
+    artifact = pw.export(pw.create_model("mlp", hidden=(33, 17)).eval(), tmp_path / "model.pw")
+    assert all(tensor.data_ptr() % 16 == 0 for tensor in pw.load(artifact.path).tensors.values())

@@ -122,3 +122,22 @@ def test_an_honest_rewrite_still_loads(good: Path, tmp_path: Path) -> None:
     x = torch.zeros(2, 1, 8, 8)
     same = forged(good, tmp_path / "same.pw", lambda m, t: None)
     assert torch.equal(pw.load(same).model()(x), pw.load(good).model()(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, t: m["modules"]["linear1"]["accumulator"].update(chunk=16.5), r"chunk=16\.5"),
+        (lambda m, t: m["modules"]["linear1"]["accumulator"].update(underflow="no"), "underflow='no'"),
+        (lambda m, t: m["modules"]["linear1"]["accumulator"].update(kind="analog"), "'analog'"),
+        (lambda m, t: t.update({"linear1.weight.tensor.scale": torch.ones(16, 1)}), r"scale of shape \(16, 1\)"),
+        (lambda m, t: t.update({"linear1.weight.scale": t["linear1.weight.scale"][1:]}), "scales of shape"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_forged_accumulators_and_blocks(change: Any, message: str, tmp_path: Path) -> None:
+    model = pw.create_model("mlp", hidden=(16, 16))
+    pw.apply_(model, [pw.QNN(weights="nvfp4", activations="nvfp4"), pw.LBA()])
+    path = pw.export(model.eval(), tmp_path / "blocks.pw").path
+    with pytest.raises(ArtifactError, match=message):
+        pw.load(forged(path, tmp_path / "forged.pw", change))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pennyweight.errors import NumericsError
 from pennyweight.nn.gemm import GemmLinear, as_gemm
 from pennyweight.nn.parameter_rules import parameter_rules
 from pennyweight.nn.projection import attach_projections, project_
@@ -126,6 +127,18 @@ def test_running_input_is_exact_on_centred_pixels_and_grows() -> None:
     content.eval()(torch.tensor([100.0]))
     assert float(content.absmax) == 4.0  # evaluation only looks
     assert content(torch.tensor([100.0])).item() == pytest.approx(127 * 4 / 128)
+    assert content.train()(torch.zeros(0, 3)).shape == (0, 3)
+    for bad in (torch.nan, torch.inf):  # would stay in the range for good
+        with pytest.raises(NumericsError, match=r"the input to quantize holds \w+ at index \(1,\)"):
+            content(torch.tensor([0.5, bad]))
+    assert float(content.absmax) == 4.0
+
+
+@pytest.mark.parametrize("content", [BinaryInput(), BinaryInput(stochastic=True, key=Key(0)), BinaryWeight()])
+def test_nan_has_no_sign_and_infinity_has_one(content: BinaryInput | BinaryWeight) -> None:
+    assert content(torch.tensor([torch.inf, -torch.inf])).tolist() == [1.0, -1.0]
+    with pytest.raises(NumericsError, match=r"binarize holds NaN at index \(1, 0\)"):
+        content(torch.tensor([[0.0, 1.0], [torch.nan, 2.0]]))
     assert content.codes(torch.zeros(0))[0].shape == (0,)
 
 

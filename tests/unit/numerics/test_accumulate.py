@@ -165,11 +165,14 @@ def test_rates_equal_a_count() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"mantissa": 0}, "mantissa=0"), ({"exponent": 7}, "exponent=7"), ({"chunk": 0}, "chunk=0"),
-     ({"product_bias": 120}, "product_bias=120"), ({"sum_bias": -99}, "sum_bias=-99")],
+     ({"product_bias": 120}, "product_bias=120"), ({"sum_bias": -99}, "sum_bias=-99"),
+     ({"mantissa": 7.0}, "mantissa=7.0"), ({"chunk": 16.5}, "chunk=16.5"), ({"chunk": True}, "chunk=True"),
+     ({"sum_bias": 10.5}, "sum_bias=10.5"), ({"underflow": "no"}, "underflow='no'")],
 )  # fmt: skip
-def test_impossible_accumulators_are_refused(settings: dict[str, int], message: str) -> None:
+@pytest.mark.usefixtures("unchecked")
+def test_impossible_accumulators_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(NumericsError, match=message):
-        AccumulatorSpec(**settings)  # type: ignore[arg-type]
+        AccumulatorSpec(**settings)
 
 
 @pytest.mark.usefixtures("unchecked")

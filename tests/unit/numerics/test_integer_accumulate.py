@@ -63,7 +63,8 @@ def test_wrong_operands_are_refused() -> None:
                          (x[:, :2], "K must agree"), (x * 2.0**52, "beyond 2")):  # fmt: skip
         with pytest.raises(NumericsError, match=message):
             integer_accumulate(bad, x, IntAccumulatorSpec())
-    for wrong, message in (({"bits": 1}, "bits=1"), ({"bits": 33}, "bits=33"), ({"overflow": "crash"}, "'crash'")):
+    for wrong, message in (({"bits": 1}, "bits=1"), ({"bits": 33}, "bits=33"), ({"bits": 8.5}, "bits=8.5"),
+                           ({"overflow": "crash"}, "'crash'")):  # fmt: skip
         with pytest.raises(NumericsError, match=message):
             IntAccumulatorSpec(**wrong)  # type: ignore[arg-type]
 

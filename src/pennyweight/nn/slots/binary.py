@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pennyweight.nn.slots.chain import Codes, SlotContent, Stage
+from pennyweight.numerics.checks import require_signs
 from pennyweight.numerics.random import Key
 from pennyweight.numerics.ste import Surrogate, sign_ste, stochastic_sign_ste, surrogate_sign
 
@@ -33,7 +34,12 @@ class BinaryWeight(SlotContent):
         self.lr_scale = lr_scale
 
     def codes(self, x: Tensor) -> Codes:
-        """+1 or -1 for each weight; sign(0) = +1."""
+        """+1 or -1 for each weight; sign(0) = +1.
+
+        Raises:
+            NumericsError: a weight is NaN.
+        """
+        require_signs(x, "the weight to binarize")
         return sign_ste(x, clip=False), None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +82,12 @@ class BinaryInput(SlotContent):
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
     def codes(self, x: Tensor) -> Codes:
-        """+1 or -1 for each activation."""
+        """+1 or -1 for each activation.
+
+        Raises:
+            NumericsError: an activation is NaN.
+        """
+        require_signs(x, "the activations to binarize")
         if not (self.stochastic and self.training):
             return surrogate_sign(x, self.ste), None
         assert self.key is not None

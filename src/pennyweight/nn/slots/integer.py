@@ -14,6 +14,7 @@ from pennyweight.numerics.affine import (
     dequantize,
     quantize,
 )
+from pennyweight.numerics.checks import require_finite
 from pennyweight.numerics.formats import IntFormat
 
 
@@ -98,8 +99,13 @@ class RunningInput(SlotContent):
         return self.absmax / 2 ** (self.format.bits - 1)
 
     def codes(self, x: Tensor) -> Codes:
-        """Integer codes and their scale; while training the range first grows to hold `x`."""
-        if self.training:
+        """Integer codes and their scale; while training the range first grows to hold `x`.
+
+        Raises:
+            NumericsError: while training `x` is not finite, which the range would never forget.
+        """
+        if self.training and x.numel():
+            require_finite(x, "the input to quantize")
             torch.maximum(self.absmax, x.detach().abs().amax(), out=self.absmax)
         scale = self.scale
         return _centred_codes(x, scale, torch.zeros_like(scale), self.format), scale
