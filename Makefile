@@ -14,7 +14,7 @@ demo: venv  ## the main job: train, binarize, quantize, export and measure on th
 	$(PY) -m pennyweight run quickstart --folder runs/demo --fresh
 
 test: venv  ## the tests, in a few minutes
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4
 
 test-slow: venv  ## the tests `make test` leaves out
 	$(PY) -m pytest -m "slow and not claim"
