@@ -44,8 +44,8 @@ class Int8Training(Method):
 
     Measured here: digits, 3 convolutions, 10 seeds: 0.17 points above float [-0.22, +0.56]. MNIST, 4 convolutions,
     ranges of the batch, 4 seeds: 0.09 below [-0.29, +0.11]; the method's own ranges 0.33 below. 4-bit gradients
-    there: bifurcation is worth 0.67 points [0.04, 1.31], stochastic rounding 0.51 [-0.33, +1.36], not shown;
-    without either 6.5 are lost, on CIFAR-10 14.6 (`results/int8_training_*`).
+    there, 5 seeds: bifurcation is worth 0.57 points [0.30, 0.83], stochastic rounding 0.44 [0.12, 0.76]; without
+    either 4.2 are lost, on CIFAR-10 14.6 (`results/int8_training_*`).
 
     Caveats: the mean range of samples clamps, which cost 3 points in the first 500 steps on CIFAR-10 (2 seeds);
     `input_range="batch"` lost nothing there. The arithmetic is simulated in float32 and slower than float training;
