@@ -27,6 +27,7 @@ from pennyweight.nn.slots.blocks import BlockScaled
 from pennyweight.nn.slots.bounded_weight import BoundedWeight
 from pennyweight.nn.slots.chain import SlotChain, SlotContent
 from pennyweight.nn.slots.clipped import ClippedInput, ClippedWeight
+from pennyweight.nn.slots.exact_integer import BlockedProduct
 from pennyweight.nn.slots.integer import IntegerInput, IntegerWeight, RunningInput
 from pennyweight.nn.slots.measured import MeasuredInput, MeasuredWeight
 from pennyweight.nn.slots.stored import StoredCodes
@@ -167,6 +168,8 @@ def encode(fqn: str, module: nn.Module) -> tuple[Spec, Tensors]:
         tensors |= {f"{fqn}.{name}": tensor for name, tensor in stored.items()}
     if isinstance(module, GemmModule) and module.slots.accumulator is not None:
         spec["accumulator"] = encode_accumulator(module.slots.accumulator)
+    if isinstance(module, GemmModule) and module.slots.backend is not None:
+        spec["exact"] = True  # the one backend that `contents` lets pass
     return spec, tensors
 
 
@@ -234,7 +237,7 @@ def contents(fqn: str, module: nn.Module) -> tuple[SlotContent | None, SlotConte
     """The quantizers of weight and input; gradient slots play no part in inference."""
     if not isinstance(module, GemmModule | SlottedEmbedding):
         return None, None
-    odd: list[str] = ["backend"] if "backend" in module.slots.filled else []
+    odd: list[str] = [] if isinstance(module.slots.backend, BlockedProduct | None) else ["backend"]
     for slot in ("weight", "input"):
         odd += [f"{slot}.{stage}" for stage in getattr(module.slots, slot) if stage != "quantize"]
     if odd:
@@ -303,6 +306,11 @@ def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -
         module.slots.fill("input", _decode_input(spec["input"], own))
     if "accumulator" in spec:
         module.slots.fill("accumulator", decode_accumulator(spec["accumulator"]))
+    if spec.get("exact"):
+        formats = parse_format(spec["input"]["format"]), parse_format(spec["weight"]["format"])
+        assert isinstance(formats[0], IntFormat), f"exact sums of {formats[0]}"
+        assert isinstance(formats[1], IntFormat), f"exact sums of {formats[1]}"
+        module.slots.fill("backend", BlockedProduct(*formats))
 
 
 def _quantizers(product: nn.Module) -> dict[str, SlotContent]:

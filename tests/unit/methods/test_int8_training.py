@@ -234,3 +234,12 @@ def test_gradients_alone_join_another_methods_weights() -> None:
     found, expected = gradients(model), gradients(twin)
     assert torch.equal(found["8.weight"], expected["8.weight"])
     assert not torch.equal(found["0.weight"], expected["0.weight"])
+
+
+def test_exact_sums_are_exported(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(5000, 3), nn.Linear(3, 2)), torch.rand(4, 5000, generator=torch.manual_seed(0))
+    nn.init.uniform_(model[0].weight, 0.5, 1.0)  # sums of codes beyond 2^24, where float32 rounds
+    pw.apply_(model, pw.Int8Training(exact=True, norm="keep"), data=[x])
+    artifact = pw.export(model.eval(), tmp_path / "net.pw", example_input=x)
+    with torch.inference_mode():
+        assert torch.equal(artifact.model()(x), model(x))
