@@ -27,7 +27,7 @@ def sample(*shape: int, seed: int = 0) -> Tensor:
 
 
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30), st.integers(2, 8), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_covering_ranges_hold_zero_and_both_ends(a: float, b: float, bits: int, signed: bool) -> None:
     low, high = torch.tensor(min(a, b, 0.0)), torch.tensor(max(a, b, 0.0))
     format = IntFormat(bits, signed=signed)

@@ -101,6 +101,7 @@ def test_what_would_be_wrong_is_refused() -> None:
 
 
 @given(st.floats(1e-30, 1e30))
+@settings(deadline=None)
 def test_multipliers_are_within_half_a_unit(real: float) -> None:
     integer, shift = fixed_point_multiplier(real)
     assert 2**30 <= integer < 2**31
@@ -109,6 +110,7 @@ def test_multipliers_are_within_half_a_unit(real: float) -> None:
 
 
 @given(INT32, INT32)
+@settings(deadline=None)
 def test_the_high_product_is_rounded_half_up(a: int, b: int) -> None:
     """gemmlowp divides by 2^31, towards zero, after a nudge of 2^30 or 1 - 2^30: halves go up, for either sign."""
     assert high_mul(a, b) == (2**31 - 1 if a == b == -(2**31) else half_up(Fraction(a * b, 2**31)))
@@ -129,12 +131,14 @@ def half_up(x: Fraction) -> int:
 
 
 @given(INT32, st.integers(0, 31))
+@settings(deadline=None)
 def test_the_shift_rounds_half_away(x: int, shift: int) -> None:
     found = int(rounding_right_shift(torch.tensor(x, dtype=torch.int32), shift))
     assert found == half_away(Fraction(x, 2**shift))
 
 
 @given(st.integers(-(2**24), 2**24), st.floats(1e-6, 4.0), st.integers(-10, 10))
+@settings(deadline=None)
 def test_requantized_codes_are_within_one_of_the_real_quotient(total: int, real: float, zero: int) -> None:
     """Two roundings of half a unit each."""
     found = int(
@@ -147,6 +151,7 @@ def test_requantized_codes_are_within_one_of_the_real_quotient(total: int, real:
 
 
 @given(INT32, st.floats(1e-12, 1e12), st.integers(-128, 127))
+@settings(deadline=None)
 def test_requantized_codes_are_python_integers_to_the_last_bit(total: int, real: float, zero: int) -> None:
     integer, shift = fixed_point_multiplier(real)
     wide = max(-(2**31), min(2**31 - 1, total * 2 ** max(0, -shift)))
