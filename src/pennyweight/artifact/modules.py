@@ -307,10 +307,10 @@ def _decode_weighted(module: nn.Module, spec: Spec, own: Mapping[str, Tensor]) -
     if "accumulator" in spec:
         module.slots.fill("accumulator", decode_accumulator(spec["accumulator"]))
     if spec.get("exact"):
-        formats = parse_format(spec["input"]["format"]), parse_format(spec["weight"]["format"])
-        assert isinstance(formats[0], IntFormat), f"exact sums of {formats[0]}"
-        assert isinstance(formats[1], IntFormat), f"exact sums of {formats[1]}"
-        module.slots.fill("backend", BlockedProduct(*formats))
+        inputs, weights = (parse_format(spec[side]["format"]) for side in ("input", "weight"))
+        assert isinstance(inputs, IntFormat), f"exact sums of {inputs}"
+        assert isinstance(weights, IntFormat), f"exact sums of {weights}"
+        module.slots.fill("backend", BlockedProduct(inputs, weights))
 
 
 def _quantizers(product: nn.Module) -> dict[str, SlotContent]:
