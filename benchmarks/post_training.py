@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 import onnxruntime_int8
 import pennyweight as pw
-from cells import RUNS, BudgetSpentError, Cells
+from cells import RUNS, BudgetSpentError, Cells, whole
 from pennyweight.data import ImageDataset, batch_at
 from pennyweight.methods import Method
 from pennyweight.methods.allocation.problem import Candidate
@@ -235,7 +235,7 @@ def curve(bench: Bench, cells: Cells) -> Rows:
             ) -> nn.Module:
                 student = applied(reference, rounded(bits), data, reference)
                 regime = pw.Regime.cosine(steps=steps, lr=1e-4, batch_size=min(50, len(chosen)), optimizer="adam")
-                pw.train(student, chosen, regime, seed=seed, objective=objective, progress=False)
+                whole(pw.train(student, chosen, regime, seed=seed, objective=objective, progress=False))
                 return student.eval()
 
             arms: dict[str, Callable[[], nn.Module]] = {
@@ -272,7 +272,7 @@ def qat(bench: Bench, cells: Cells) -> Rows:
         def run(bits: str = bits) -> Mapping[str, Any]:
             student = applied(reference, rounded(bits), bench.calibration(512, 0), reference)
             regime = pw.Regime.cosine(steps=bench.steps(400), lr=1e-4, batch_size=100, optimizer="adam")
-            pw.train(student, bench.train, regime, augment=pw.Augment(flip=True), progress=False)
+            whole(pw.train(student, bench.train, regime, augment=pw.Augment(flip=True), progress=False))
             return bench.measure(student.eval())
 
         rows.append(cells.get({"formats": bits, "arm": "qat", "steps": bench.steps(400), "seed": 0}, run))
@@ -331,7 +331,7 @@ def datafree(bench: Bench, cells: Cells) -> Rows:
                     student = applied(reference, [*rounded(bits), pw.StatisticsTuning()], data, reference)
                     regime = pw.Regime.cosine(steps=bench.steps(100), lr=1e-4, batch_size=min(50, n), optimizer="adam")
                     objective = Distillation(teacher=reference)
-                    pw.train(student, images(), regime, seed=seed, objective=objective, progress=False)
+                    whole(pw.train(student, images(), regime, seed=seed, objective=objective, progress=False))
                     return bench.measure(student.eval())
 
                 for use, run in (("calibration", calibrated), ("distillation", distilled)):

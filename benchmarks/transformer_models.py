@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pennyweight as pw
+from cells import whole
 from pennyweight.bench.backends import OnnxRuntimeBackend
 from pennyweight.data import TextDataset
 from pennyweight.models import Decoder, generate
@@ -98,7 +99,7 @@ def encoder(quick: bool) -> Rows:
     for seed in range(1 if quick else 3):
         model = pw.create_model("vit-tiny", width=48, depth=2, seed=seed)
         regime = pw.Regime.cosine(steps=20 if quick else 300, lr=5e-3, batch_size=64, optimizer="adam")
-        pw.train(model, train, regime, seed=seed, progress=False)
+        whole(pw.train(model, train, regime, seed=seed, progress=False))
         before = 100 * pw.evaluate(model, test).accuracy
         for formats in FORMATS:
             twin = made(model, formats, images)
@@ -116,7 +117,7 @@ def trained_decoder(root: Path, quick: bool) -> tuple[str, Decoder, Tensor, Text
     assert isinstance(valid, TextDataset)
     model = Decoder(vocab_size=len(train.vocabulary), max_length=CONTEXT + 1, width=128, depth=3, heads=4, tied=True)
     regime = pw.Regime.cosine(steps=3 if quick else 500, lr=2e-3, batch_size=16, optimizer="adam", warmup_steps=1)
-    pw.train(model, text_source(train, CONTEXT), regime, objective=next_token_loss, progress=False)
+    whole(pw.train(model, text_source(train, CONTEXT), regime, objective=next_token_loss, progress=False))
     calibration = text_source(train, CONTEXT)(0, 64, 0, 1).inputs
     text = TextDataset(
         tokens=valid.tokens[: 1000 if quick else 16_385], vocabulary=valid.vocabulary, name="ptb", split="valid"

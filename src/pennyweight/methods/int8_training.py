@@ -120,6 +120,10 @@ class Int8Training(Method):
                 f"bifurcate=False gives both products the copy in gradients={self.gradients!r}; "
                 f"update_gradients={self.update_gradients!r} would be a second one: drop one of the two"
             )
+        if not self.bifurcate and self.gradients is None:
+            raise MethodError("bifurcate=False shares one quantized gradient: it has no use with gradients=None")
+        if self.norm == "keep" and (self.norm_bits != 8 or self.norm_gradient_bits is not None):
+            raise MethodError("norm='keep' quantizes no norms: norm_bits and norm_gradient_bits have no use")
         if self.grad_rounding not in ("stochastic", "nearest_even"):
             raise MethodError(f"grad_rounding={self.grad_rounding!r}: valid are 'stochastic' and 'nearest_even'")
         if isinstance(parse_granularity(self.granularity), PerGroup):
